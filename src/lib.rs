@@ -1,0 +1,2 @@
+//! pgweir: a PostgreSQL proxy that lets a surge of short-lived clients share few server connections.
+
