@@ -1,2 +1,3 @@
 //! pgweir: a PostgreSQL proxy that lets a surge of short-lived clients share few server connections.
 
+pub mod wire;

@@ -1,0 +1,182 @@
+//! The messages whose content the proxy must know, read in place: borrowed views, bounded by their own frame, no copies.
+
+use super::Malformed;
+use super::read::Reader;
+
+/// A SASLInitialResponse's body: the mechanism, and the first message where it has one.
+pub fn sasl_initial(body: &[u8]) -> Result<(&[u8], Option<&[u8]>), Malformed> {
+    let mut reader = Reader::new(body);
+    let mechanism = reader.string()?;
+    let length = reader.u32()?;
+    if length == u32::MAX {
+        reader.finish()?;
+        return Ok((mechanism, None));
+    }
+    let data = reader.bytes(usize::try_from(length).map_err(|_| Malformed::Body)?)?;
+    reader.finish()?;
+    Ok((mechanism, Some(data)))
+}
+
+/// A PasswordMessage's body: the password or md5 answer.
+pub fn password(body: &[u8]) -> Result<&[u8], Malformed> {
+    let mut reader = Reader::new(body);
+    let password = reader.string()?;
+    reader.finish()?;
+    Ok(password)
+}
+
+/// A Query's text.
+pub fn query(body: &[u8]) -> Result<&[u8], Malformed> {
+    Reader::new(body).string()
+}
+
+/// The name and text of a Parse.
+pub fn parse(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let mut reader = Reader::new(body);
+    Ok((reader.string()?, reader.string()?))
+}
+
+/// The portal and the statement of a Bind.
+pub fn bind(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    parse(body)
+}
+
+/// What a Describe or Close is about: `S` or `P`, and the name.
+pub fn describe(body: &[u8]) -> Result<(u8, &[u8]), Malformed> {
+    let mut reader = Reader::new(body);
+    Ok((reader.u8()?, reader.string()?))
+}
+
+/// What a server asks for during its login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authentication<'a> {
+    /// The login is done.
+    Ok,
+    /// The password itself.
+    Cleartext,
+    /// The password's md5 with this salt.
+    Md5([u8; 4]),
+    /// SASL with one of these mechanisms (zero-terminated names, one after the other).
+    Sasl(&'a [u8]),
+    /// The next SASL message.
+    SaslContinue(&'a [u8]),
+    /// The last SASL message.
+    SaslFinal(&'a [u8]),
+    /// Something that the proxy does not speak (Kerberos, GSS, SSPI).
+    Other(u32),
+}
+
+/// An Authentication message's body.
+pub fn authentication(body: &[u8]) -> Result<Authentication<'_>, Malformed> {
+    let mut reader = Reader::new(body);
+    Ok(match reader.u32()? {
+        0 => Authentication::Ok,
+        3 => Authentication::Cleartext,
+        5 => Authentication::Md5(*reader.rest().first_chunk::<4>().ok_or(Malformed::Body)?),
+        10 => Authentication::Sasl(reader.rest()),
+        11 => Authentication::SaslContinue(reader.rest()),
+        12 => Authentication::SaslFinal(reader.rest()),
+        other => Authentication::Other(other),
+    })
+}
+
+/// Whether a list of SASL mechanisms names this one.
+pub fn offers(mechanisms: &[u8], wanted: &str) -> bool {
+    mechanisms.split(|byte| *byte == 0).any(|name| name == wanted.as_bytes())
+}
+
+/// The name and value of a ParameterStatus.
+pub fn parameter_status(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    parse(body)
+}
+
+/// The process id and the secret of a BackendKeyData; the secret has up to 256 bytes, and none from servers that give no key.
+pub fn backend_key(body: &[u8]) -> Result<(u32, &[u8]), Malformed> {
+    let mut reader = Reader::new(body);
+    let pid = reader.u32()?;
+    let secret = reader.rest();
+    if secret.len() <= 256 { Ok((pid, secret)) } else { Err(Malformed::Body) }
+}
+
+/// The fields of an ErrorResponse or NoticeResponse, each of which may be missing (A10).
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    body: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of this body, however it is laid out: reading stops at what is not a field.
+    pub fn new(body: &'a [u8]) -> Self {
+        Self { body }
+    }
+
+    /// All fields in their order.
+    pub fn iter(self) -> impl Iterator<Item = (u8, &'a [u8])> {
+        let mut reader = Reader::new(self.body);
+        std::iter::from_fn(move || match reader.u8() {
+            Ok(0) | Err(_) => None,
+            Ok(code) => reader.string().ok().map(|text| (code, text)),
+        })
+    }
+
+    /// The field with this code.
+    pub fn field(self, code: u8) -> Option<&'a [u8]> {
+        self.iter().find(|(found, _)| *found == code).map(|(_, text)| text)
+    }
+
+    /// The SQLSTATE, where there is one.
+    pub fn sqlstate(self) -> Option<&'a [u8]> {
+        self.field(b'C')
+    }
+
+    /// The message as text for a log.
+    pub fn message(self) -> String {
+        String::from_utf8_lossy(self.field(b'M').unwrap_or(b"no message")).into_owned()
+    }
+
+    /// Whether the severity says that the sender ends the session.
+    pub fn is_fatal(self) -> bool {
+        matches!(self.field(b'V').or_else(|| self.field(b'S')), Some(b"FATAL" | b"PANIC"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sasl_lengths_are_checked() {
+        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\0\0\0\x03n,,"), Ok((&b"SCRAM-SHA-256"[..], Some(&b"n,,"[..]))));
+        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\xff\xff\xff\xff"), Ok((&b"SCRAM-SHA-256"[..], None)));
+        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\0\0\0\x04n,,"), Err(Malformed::Body));
+        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\x7f\xff\xff\xffn,,"), Err(Malformed::Body));
+        assert_eq!(sasl_initial(b"SCRAM-SHA-256"), Err(Malformed::Body));
+    }
+
+    #[test]
+    fn error_fields_may_be_missing() {
+        let fields = Fields::new(b"SFATAL\0VFATAL\0C28P01\0Mno\0\0");
+        assert!(fields.is_fatal());
+        assert_eq!(fields.sqlstate(), Some(&b"28P01"[..]));
+        let bare = Fields::new(b"Mno\0");
+        assert_eq!((bare.sqlstate(), bare.message().as_str(), bare.is_fatal()), (None, "no", false));
+        assert_eq!(Fields::new(b"").message(), "no message");
+    }
+
+    #[test]
+    fn mechanisms_are_whole_words() {
+        let list = b"SCRAM-SHA-256-PLUS\0\0";
+        assert!(offers(list, "SCRAM-SHA-256-PLUS"));
+        assert!(!offers(list, "SCRAM-SHA-256"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_them_panic(body in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = (sasl_initial(&body), password(&body), query(&body), parse(&body), bind(&body), describe(&body));
+            let _ = (authentication(&body), parameter_status(&body), backend_key(&body));
+            let _ = (Fields::new(&body).iter().count(), Fields::new(&body).is_fatal());
+        }
+    }
+}
