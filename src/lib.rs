@@ -1,3 +1,4 @@
 //! pgweir: a PostgreSQL proxy that lets a surge of short-lived clients share few server connections.
 
+pub mod upstream;
 pub mod wire;

@@ -1,0 +1,247 @@
+//! What a server connection owes: which answers are still to come, and so whether it may be given to somebody else.
+//!
+//! It is told the type of every frame that goes to the server and that comes from it, and nothing else: no clock, no bytes. The rules are
+//! those of the manual's "Message Flow" and the checklist's C1-C7, C11, E1, F1-F6.
+//!
+//! What was sent and not yet answered is kept as a queue of runs, oldest first. Each extended message has exactly one answer that ends it
+//! (`1 2 3 T n C I s`), each Sync, Query and FunctionCall has exactly one ReadyForQuery; the exceptions are errors and COPY, below.
+
+use std::collections::VecDeque;
+
+use crate::wire::Status;
+
+/// What is owed for a message that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Parse, Bind, Describe, Execute or Close: one ending answer each.
+    Extended,
+    /// A Sync: a ReadyForQuery.
+    Sync,
+    /// A Query or FunctionCall: a ReadyForQuery.
+    Query,
+    /// The client's end of a COPY IN: nothing, but it says which Syncs the COPY ate.
+    CopyEnd,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    part: Part,
+    count: u32,
+}
+
+/// The open account of one server connection. Steady traffic allocates nothing: the queue keeps its few slots.
+#[derive(Debug, Default)]
+pub struct Owed {
+    runs: VecDeque<Run>,
+    status: Status,
+    /// Extended messages were sent since the last Sync or Query: their unnamed statement and portal live on this server (C5).
+    open_batch: bool,
+    /// The server is in COPY IN and the client has not ended it yet: Syncs and Flushes are ignored by the server (F1).
+    copying_in: bool,
+    /// The server discards everything up to a Sync that has not been sent yet (C1).
+    skipping: bool,
+    /// A Sync was taken for eaten by a COPY that then failed; whether it was eaten cannot be known from outside.
+    ate_sync: bool,
+    /// The account may be wrong: the connection must not be reused.
+    doubtful: bool,
+}
+
+impl Owed {
+    /// The status of the last ReadyForQuery.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether the server is idle, outside a transaction, and every frame sent has been answered: only then may it be somebody else's (C3).
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.status == Status::Idle && !self.owes() && !self.open_batch && !self.copying_in && !self.skipping
+    }
+
+    /// Whether an answer to something that was sent is still to come, so that the server is working, not waiting for its client.
+    #[inline]
+    pub fn owes(&self) -> bool {
+        match self.runs.front() {
+            None => false,
+            Some(_) => self.runs.iter().any(|run| run.part != Part::CopyEnd),
+        }
+    }
+
+    /// Whether the server waits for the client's COPY data.
+    pub fn is_copying_in(&self) -> bool {
+        self.copying_in
+    }
+
+    /// Whether the server discards extended messages until it is sent a Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether extended messages wait for a Sync that has not been sent.
+    pub fn has_open_batch(&self) -> bool {
+        self.open_batch
+    }
+
+    /// Whether the account may be wrong, so that the connection must be closed and not reused.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// A frame of this type was sent to the server.
+    #[inline]
+    pub fn sent(&mut self, kind: u8) {
+        match kind {
+            b'Q' | b'F' if !self.skipping => {
+                self.open_batch = false;
+                self.push(Part::Query);
+            }
+            b'P' | b'B' | b'D' | b'E' | b'C' => {
+                self.open_batch = true;
+                if !self.skipping {
+                    self.push(Part::Extended);
+                }
+            }
+            b'S' if self.copying_in => self.ate_sync = true,
+            b'S' => {
+                self.open_batch = false;
+                self.skipping = false;
+                self.push(Part::Sync);
+            }
+            b'c' | b'f' => self.copy_ended(),
+            _ => {}
+        }
+    }
+
+    /// A frame of this type came from the server; `status` is the byte that a ReadyForQuery carries.
+    #[inline]
+    pub fn received(&mut self, kind: u8, status: u8) {
+        match kind {
+            b'D' | b'd' => {}
+            b'Z' => self.ready(status),
+            b'1' | b'2' | b'3' | b'T' | b'n' | b'C' | b'I' | b's' => self.answered(),
+            b'G' => self.copy_begun(),
+            b'E' => self.failed(),
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, part: Part) {
+        match self.runs.back_mut() {
+            Some(run) if run.part == part => run.count = run.count.saturating_add(1),
+            _ => self.runs.push_back(Run { part, count: 1 }),
+        }
+    }
+
+    /// Takes one from the oldest run, which must not be empty.
+    #[inline]
+    fn pop(&mut self) {
+        if let Some(run) = self.runs.front_mut() {
+            run.count -= 1;
+            if run.count == 0 {
+                self.runs.pop_front();
+            }
+        }
+    }
+
+    /// Drops runs from the front for as long as they are of these kinds.
+    fn drop_while(&mut self, unwanted: impl Fn(Part) -> bool) {
+        while self.runs.front().is_some_and(|run| unwanted(run.part)) {
+            self.runs.pop_front();
+        }
+    }
+
+    /// An answer that ends an extended message, if it is one of those that are answered now; in a Query's answer it is a row's head or a tag.
+    #[inline]
+    fn answered(&mut self) {
+        match self.runs.front() {
+            Some(run) if run.part == Part::Extended => self.pop(),
+            Some(run) if run.part == Part::CopyEnd => {
+                self.drop_while(|part| part == Part::CopyEnd);
+                if self.runs.front().is_some_and(|run| run.part == Part::Extended) {
+                    self.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn ready(&mut self, status: u8) {
+        match Status::read(status) {
+            Some(status) => self.status = status,
+            None => self.doubtful = true,
+        }
+        self.copying_in = false;
+        self.skipping = false;
+        self.ate_sync = false;
+        // What stands before the Sync or Query that this answers can have no answer any more.
+        self.drop_while(|part| matches!(part, Part::CopyEnd | Part::Extended));
+        if self.runs.is_empty() {
+            // An answer that nobody was owed: a Sync that counted as eaten was not.
+            self.doubtful = true;
+        } else {
+            self.pop();
+        }
+    }
+
+    /// An error in an extended message makes the server discard all up to the next Sync, Queries included; one in a Query does not (C2).
+    fn failed(&mut self) {
+        if self.copying_in || self.ate_sync {
+            self.doubtful |= self.ate_sync;
+            self.copying_in = false;
+        }
+        self.drop_while(|part| part == Part::CopyEnd);
+        if self.runs.front().is_some_and(|run| run.part == Part::Extended) {
+            self.drop_while(|part| part != Part::Sync);
+            self.skipping = self.runs.is_empty();
+        }
+    }
+
+    /// The server has gone into COPY IN. It ignores Syncs until the client ends the COPY: those that were sent already too (F1).
+    fn copy_begun(&mut self) {
+        self.ate_sync = false;
+        self.copying_in = true;
+        self.drop_while(|part| part == Part::CopyEnd);
+        let mut at = 0;
+        // The first run is the statement that copies; what follows it is read by the COPY, up to the client's end of it.
+        if let Some(run) = self.runs.front()
+            && matches!(run.part, Part::Extended | Part::Query)
+        {
+            at = 1;
+        }
+        while let Some(run) = self.runs.get_mut(at) {
+            match run.part {
+                Part::Sync => {
+                    self.ate_sync = true;
+                    self.runs.remove(at);
+                }
+                Part::CopyEnd => {
+                    self.copying_in = false;
+                    run.count -= 1;
+                    if run.count == 0 {
+                        self.runs.remove(at);
+                    }
+                    break;
+                }
+                Part::Extended | Part::Query => at += 1,
+            }
+        }
+        // Without its Sync the batch of a COPY's Execute is open again, unless a later Sync or Query is there to close it.
+        let extended = self.runs.front().is_some_and(|run| run.part == Part::Extended);
+        if extended && self.ate_sync && !self.runs.iter().any(|run| matches!(run.part, Part::Sync | Part::Query)) {
+            self.open_batch = true;
+        }
+    }
+
+    fn copy_ended(&mut self) {
+        if self.copying_in {
+            self.copying_in = false;
+        } else if self.owes() {
+            self.push(Part::CopyEnd);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
