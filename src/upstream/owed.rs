@@ -40,8 +40,8 @@ pub struct Owed {
     copying_in: bool,
     /// The server discards everything up to a Sync that has not been sent yet (C1).
     skipping: bool,
-    /// A Sync was taken for eaten by a COPY that then failed; whether it was eaten cannot be known from outside.
-    ate_sync: bool,
+    /// A Sync was taken for eaten by a COPY, or an end for this COPY's: if it fails, what it read before cannot be known from outside.
+    guessed: bool,
     /// The account may be wrong: the connection must not be reused.
     doubtful: bool,
 }
@@ -101,7 +101,7 @@ impl Owed {
                     self.push(Part::Extended);
                 }
             }
-            b'S' if self.copying_in => self.ate_sync = true,
+            b'S' if self.copying_in => self.guessed = true,
             b'S' => {
                 self.open_batch = false;
                 self.skipping = false;
@@ -174,11 +174,11 @@ impl Owed {
         }
         self.copying_in = false;
         self.skipping = false;
-        self.ate_sync = false;
+        self.guessed = false;
         // What stands before the Sync or Query that this answers can have no answer any more.
         self.drop_while(|part| matches!(part, Part::CopyEnd | Part::Extended));
         if self.runs.is_empty() {
-            // An answer that nobody was owed: a Sync that counted as eaten was not.
+            // An answer that nobody was owed: a Sync that was taken for eaten was not.
             self.doubtful = true;
         } else {
             self.pop();
@@ -187,8 +187,8 @@ impl Owed {
 
     /// An error in an extended message makes the server discard all up to the next Sync, Queries included; one in a Query does not (C2).
     fn failed(&mut self) {
-        if self.copying_in || self.ate_sync {
-            self.doubtful |= self.ate_sync;
+        if self.copying_in || self.guessed {
+            self.doubtful |= self.guessed;
             self.copying_in = false;
         }
         self.drop_while(|part| part == Part::CopyEnd);
@@ -200,10 +200,11 @@ impl Owed {
 
     /// The server has gone into COPY IN. It ignores Syncs until the client ends the COPY: those that were sent already too (F1).
     fn copy_begun(&mut self) {
-        self.ate_sync = false;
+        self.guessed = false;
         self.copying_in = true;
         self.drop_while(|part| part == Part::CopyEnd);
         let mut at = 0;
+        let mut ate = false;
         // The first run is the statement that copies; what follows it is read by the COPY, up to the client's end of it.
         if let Some(run) = self.runs.front()
             && matches!(run.part, Part::Extended | Part::Query)
@@ -213,11 +214,13 @@ impl Owed {
         while let Some(run) = self.runs.get_mut(at) {
             match run.part {
                 Part::Sync => {
-                    self.ate_sync = true;
+                    self.guessed = true;
+                    ate = true;
                     self.runs.remove(at);
                 }
                 Part::CopyEnd => {
                     self.copying_in = false;
+                    self.guessed = true;
                     run.count -= 1;
                     if run.count == 0 {
                         self.runs.remove(at);
@@ -229,7 +232,7 @@ impl Owed {
         }
         // Without its Sync the batch of a COPY's Execute is open again, unless a later Sync or Query is there to close it.
         let extended = self.runs.front().is_some_and(|run| run.part == Part::Extended);
-        if extended && self.ate_sync && !self.runs.iter().any(|run| matches!(run.part, Part::Sync | Part::Query)) {
+        if extended && ate && !self.runs.iter().any(|run| matches!(run.part, Part::Sync | Part::Query)) {
             self.open_batch = true;
         }
     }
