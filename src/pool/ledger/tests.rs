@@ -1,0 +1,343 @@
+//! The ledger's invariants under random histories, and the rules one by one.
+
+use std::collections::{HashMap, HashSet};
+
+use super::*;
+use proptest::prelude::*;
+
+const KEEP: Keep = Keep { idle: None, lifetime: None, min_idle: 0, once: false };
+
+/// A ledger with everything around it that carries steps out: connections that open and close at once or later, clients that wait and hold.
+struct World {
+    ledger: Ledger,
+    now: Instant,
+    steps: Vec<Step>,
+    opening: Vec<ServerId>,
+    closing: Vec<ServerId>,
+    waiting: HashMap<Waiter, (PoolId, TenantId, Ticket)>,
+    holding: HashMap<ServerId, TenantId>,
+    next_slot: u32,
+    budget: u32,
+    limits: Vec<Limits>,
+}
+
+impl World {
+    fn new(budget: u32, limits: &[Limits]) -> Self {
+        Self {
+            ledger: Ledger::new(budget, 2, limits),
+            now: Instant::now(),
+            steps: Vec::new(),
+            opening: Vec::new(),
+            closing: Vec::new(),
+            waiting: HashMap::new(),
+            holding: HashMap::new(),
+            next_slot: 0,
+            budget,
+            limits: limits.to_vec(),
+        }
+    }
+
+    fn granted(&mut self, server: ServerId, to: Waiter) {
+        let (_, tenant, _) = self.waiting.remove(&to).expect("a waiter is served once, and only while it waits");
+        assert_eq!(self.holding.insert(server, tenant), None, "a connection has one holder");
+    }
+
+    fn next(&mut self, server: ServerId, next: Next) {
+        match next {
+            Next::Hand(to) => self.granted(server, to),
+            Next::Keep => {}
+            Next::Close => self.closing.push(server),
+        }
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        for step in std::mem::take(&mut self.steps) {
+            match step {
+                Step::Hand { server, to, .. } => self.granted(server, to),
+                Step::Open { server, .. } => self.opening.push(server),
+                Step::Close { server, .. } => self.closing.push(server),
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        assert!(self.ledger.total() <= self.budget, "{} connections over a budget of {}", self.ledger.total(), self.budget);
+        let leased: HashSet<ServerId> =
+            self.ledger.states().filter(|(_, _, state)| matches!(state, State::Leased(_))).map(|(server, _, _)| server).collect();
+        assert_eq!(leased, self.holding.keys().copied().collect());
+        for (at, limits) in self.limits.iter().enumerate() {
+            let tenant = TenantId(u16::try_from(at).unwrap());
+            let held = u32::try_from(self.holding.values().filter(|holder| **holder == tenant).count()).unwrap();
+            assert_eq!(held, self.ledger.accounts().held(tenant));
+            assert!(limits.most.is_none_or(|most| held <= most));
+        }
+        assert_eq!(self.ledger.waiting() as usize, self.waiting.len());
+        for (pool, tenant, _) in self.waiting.values() {
+            let idle = self.ledger.states().any(|(_, of, state)| of == *pool && state == State::Idle);
+            assert!(!(idle && self.ledger.accounts().may_hold(*tenant)), "one waits beside an idle connection that it may have");
+        }
+    }
+
+    fn request(&mut self, pool: PoolId, tenant: TenantId, worker: u16) -> Result<(), Refusal> {
+        self.next_slot += 1;
+        let from = Waiter { worker, slot: self.next_slot };
+        match self.ledger.request(self.now, pool, tenant, from, &mut self.steps)? {
+            Answer::Take(server) => assert_eq!(self.holding.insert(server, tenant), None, "a connection has one holder"),
+            Answer::Wait(ticket) => assert!(self.waiting.insert(from, (pool, tenant, ticket)).is_none()),
+        }
+        self.carry_out();
+        Ok(())
+    }
+
+    fn give_back(&mut self, server: ServerId) {
+        self.holding.remove(&server);
+        let next = self.ledger.give_back(self.now, server, &mut self.steps);
+        self.next(server, next);
+    }
+
+    fn open(&mut self, server: ServerId) {
+        let next = self.ledger.opened(self.now, server, &mut self.steps);
+        self.next(server, next);
+    }
+
+    fn close(&mut self, server: ServerId) {
+        self.ledger.closed(self.now, server, &mut self.steps);
+        self.carry_out();
+    }
+
+    /// Opens and closes all that is under way, until nothing is, with time passing.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.now += Duration::from_millis(200);
+            self.ledger.sweep(self.now, &mut self.steps);
+            self.carry_out();
+            if let Some(server) = self.opening.pop() {
+                self.open(server);
+            } else if let Some(server) = self.closing.pop() {
+                self.close(server);
+            } else {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+}
+
+fn limits(most: u32, reserved: u32) -> Limits {
+    Limits { most: (most > 0).then_some(most), reserved, queue: 50, ..Limits::default() }
+}
+
+const A: TenantId = TenantId(0);
+const B: TenantId = TenantId(1);
+
+#[test]
+fn connections_are_opened_with_slow_start_up_to_the_budget() {
+    let mut world = World::new(8, &[limits(0, 0)]);
+    let pool = world.ledger.add_pool(KEEP);
+    for _ in 0..20 {
+        world.request(pool, A, 0).unwrap();
+    }
+    assert_eq!(world.opening.len(), 2, "a cold pool opens two at once");
+    let first = world.opening.remove(0);
+    world.open(first);
+    assert_eq!(world.opening.len(), 4, "and doubles with each success");
+    world.settle();
+    assert_eq!((world.holding.len(), world.waiting.len()), (8, 12));
+}
+
+#[test]
+fn what_a_tenants_cap_forbids_is_not_opened() {
+    let mut world = World::new(8, &[limits(1, 0)]);
+    let pool = world.ledger.add_pool(KEEP);
+    for _ in 0..20 {
+        world.request(pool, A, 0).unwrap();
+    }
+    world.settle();
+    assert_eq!((world.ledger.total(), world.holding.len()), (1, 1));
+}
+
+#[test]
+fn a_full_queue_refuses_at_once() {
+    let mut world = World::new(1, &[limits(0, 0)]);
+    let pool = world.ledger.add_pool(KEEP);
+    for _ in 0..50 {
+        world.request(pool, A, 0).unwrap();
+    }
+    assert_eq!(world.request(pool, A, 0), Err(Refusal::QueueFull { limit: 50 }));
+}
+
+#[test]
+fn rule_6_an_idle_connection_of_another_pool_makes_room() {
+    let mut world = World::new(2, &[limits(0, 0)]);
+    let (one, two) = (world.ledger.add_pool(KEEP), world.ledger.add_pool(KEEP));
+    for _ in 0..2 {
+        world.request(one, A, 0).unwrap();
+    }
+    world.settle();
+    let (kept, freed) = {
+        let mut held: Vec<ServerId> = world.holding.keys().copied().collect();
+        held.sort();
+        (held[0], held[1])
+    };
+    world.give_back(freed);
+    world.request(two, A, 0).unwrap();
+    assert_eq!(world.closing, [freed], "the idle one goes");
+    assert!(world.opening.is_empty(), "a closing connection counts until it is gone");
+    world.settle();
+    assert_eq!(world.holding.len(), 2);
+    assert!(world.holding.contains_key(&kept));
+}
+
+#[test]
+fn a_pool_with_nothing_gets_the_next_connection_that_is_freed() {
+    let mut world = World::new(1, &[limits(0, 0)]);
+    let (one, two) = (world.ledger.add_pool(KEEP), world.ledger.add_pool(KEEP));
+    world.request(one, A, 0).unwrap();
+    world.settle();
+    world.request(two, A, 0).unwrap();
+    world.now += Duration::from_millis(1);
+    world.request(one, A, 0).unwrap();
+    world.now += PATIENCE_WITH_NONE;
+    let server = *world.holding.keys().next().unwrap();
+    world.give_back(server);
+    assert_eq!(world.closing, [server], "pool two has no connection at all and must not starve");
+    world.settle();
+    assert!(world.waiting.values().all(|(pool, _, _)| *pool == one));
+}
+
+#[test]
+fn reservations_are_kept_free() {
+    let mut world = World::new(4, &[limits(0, 0), limits(0, 2)]);
+    let pool = world.ledger.add_pool(KEEP);
+    for _ in 0..10 {
+        world.request(pool, A, 0).unwrap();
+    }
+    world.settle();
+    assert_eq!(world.holding.len(), 2);
+    world.request(pool, B, 1).unwrap();
+    world.settle();
+    assert_eq!(world.ledger.accounts().held(B), 1);
+}
+
+#[test]
+fn idle_connections_are_reaped_down_to_min_idle_and_filled_up_to_it() {
+    let mut world = World::new(8, &[limits(0, 0)]);
+    let pool = world.ledger.add_pool(Keep { idle: Some(Duration::from_secs(10)), min_idle: 2, ..KEEP });
+    world.settle();
+    assert_eq!(world.ledger.total(), 2, "min_idle is opened without a client");
+    for _ in 0..6 {
+        world.request(pool, A, 0).unwrap();
+    }
+    world.settle();
+    let held: Vec<ServerId> = world.holding.keys().copied().collect();
+    held.into_iter().for_each(|server| world.give_back(server));
+    world.now += Duration::from_secs(11);
+    world.settle();
+    assert_eq!(world.ledger.total(), 2);
+}
+
+#[test]
+fn lifetimes_end_when_idle_and_with_jitter() {
+    let mut world = World::new(8, &[limits(0, 0)]);
+    let hour = Duration::from_secs(3600);
+    let pool = world.ledger.add_pool(Keep { lifetime: Some(hour), ..KEEP });
+    for _ in 0..8 {
+        world.request(pool, A, 0).unwrap();
+    }
+    world.settle();
+    let retire: HashSet<Duration> =
+        world.ledger.servers.iter().map(|(_, book)| book.retire_at.unwrap().duration_since(world.now)).collect();
+    assert_eq!(retire.len(), 8, "no two at the same time");
+    assert!(retire.iter().all(|left| *left <= hour && *left > hour.mul_f64(0.85)));
+    world.now += hour;
+    let held: Vec<ServerId> = world.holding.keys().copied().collect();
+    held.into_iter().for_each(|server| world.give_back(server));
+    assert_eq!(world.closing.len(), 8);
+}
+
+#[test]
+fn a_failed_opening_pauses_and_is_tried_again() {
+    let mut world = World::new(8, &[limits(0, 0)]);
+    let pool = world.ledger.add_pool(KEEP);
+    world.request(pool, A, 0).unwrap();
+    let server = world.opening.pop().unwrap();
+    world.ledger.open_failed(world.now, server, &mut world.steps);
+    world.carry_out();
+    assert!(world.opening.is_empty());
+    world.settle();
+    assert_eq!(world.holding.len(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_invariants_hold_under_any_history(
+        budget in 1u32..6,
+        tenants in prop::collection::vec((0u32..4, 0u32..2), 1..4),
+        history in prop::collection::vec((0u8..10, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
+    ) {
+        let all: Vec<Limits> = tenants.iter().map(|(most, reserved)| limits(*most, *reserved)).collect();
+        let mut world = World::new(budget, &all);
+        let keep = Keep { idle: Some(Duration::from_secs(2)), lifetime: Some(Duration::from_secs(5)), min_idle: 0, once: false };
+        let pools = [world.ledger.add_pool(keep), world.ledger.add_pool(keep), world.ledger.add_pool(Keep { once: true, ..keep })];
+        for (event, x, y) in history {
+            world.now += Duration::from_millis(20);
+            let mut holders: Vec<ServerId> = world.holding.keys().copied().collect();
+            holders.sort();
+            match event {
+                0..=2 => {
+                    let tenant = TenantId(u16::try_from(y.index(all.len())).unwrap());
+                    let _ = world.request(pools[x.index(3)], tenant, u16::try_from(y.index(2)).unwrap());
+                }
+                3..=4 if !holders.is_empty() => world.give_back(holders[x.index(holders.len())]),
+                5 if !world.opening.is_empty() => {
+                    let server = world.opening.remove(x.index(world.opening.len()));
+                    world.open(server);
+                }
+                6 if !world.opening.is_empty() => {
+                    let server = world.opening.remove(x.index(world.opening.len()));
+                    world.ledger.open_failed(world.now, server, &mut world.steps);
+                    world.carry_out();
+                }
+                7 if !world.closing.is_empty() => {
+                    let server = world.closing.remove(x.index(world.closing.len()));
+                    world.close(server);
+                }
+                8 if !world.waiting.is_empty() => {
+                    let mut waiting: Vec<Waiter> = world.waiting.keys().copied().collect();
+                    waiting.sort_by_key(|waiter| waiter.slot);
+                    let (pool, _, ticket) = world.waiting.remove(&waiting[x.index(waiting.len())]).unwrap();
+                    prop_assert!(world.ledger.leave(pool, ticket));
+                    prop_assert!(!world.ledger.leave(pool, ticket));
+                    world.check();
+                }
+                9 if !holders.is_empty() && x.index(2) == 0 => {
+                    let server = holders[y.index(holders.len())];
+                    world.holding.remove(&server);
+                    world.ledger.closing(world.now, server, &mut world.steps);
+                    world.closing.push(server);
+                    world.carry_out();
+                }
+                _ => {
+                    world.ledger.sweep(world.now, &mut world.steps);
+                    world.carry_out();
+                }
+            }
+        }
+        // Whoever still waits is served once those who hold give back: nobody is lost.
+        for _ in 0..2000 {
+            // Beyond the longest pause after failures.
+            world.now += Duration::from_secs(6);
+            world.settle();
+            let Some(server) = world.holding.keys().min().copied() else { break };
+            world.give_back(server);
+        }
+        let reserved: u32 = all.iter().map(|limits| limits.reserved).sum();
+        if reserved < budget {
+            prop_assert_eq!(world.waiting.len(), 0);
+        }
+    }
+}
