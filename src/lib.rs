@@ -1,6 +1,7 @@
 //! pgweir: a PostgreSQL proxy that lets a surge of short-lived clients share few server connections.
 
 pub mod admission;
+pub mod auth;
 pub mod pool;
 pub mod upstream;
 pub mod wire;
