@@ -6,14 +6,16 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
-use std::os::fd::AsFd;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::tls::{TlsInfo, TlsIo};
 
 /// One connection of the proxy, to a client or to a server.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub enum Io {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+    /// TLS over one of the others.
+    Tls(Box<TlsIo>),
     /// A pipe within the proxy: SQL over HTTP comes in through the same door as everyone else.
     Duplex(Box<DuplexStream>),
 }
@@ -34,6 +38,7 @@ impl Io {
         debug_assert!(!buf.is_empty(), "an empty read looks like the end of the stream");
         let mut read = ReadBuf::new(buf);
         ready!(match self {
+            Self::Tls(stream) => return stream.poll_read(cx, read.initialize_unfilled()),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut read),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut read),
             Self::Duplex(stream) => Pin::new(&mut **stream).poll_read(cx, &mut read),
@@ -48,6 +53,7 @@ impl Io {
         match self {
             Self::Tcp(stream) => send_now(stream, bytes),
             Self::Unix(stream) => send_now(stream, bytes),
+            Self::Tls(stream) => stream.try_send(bytes),
             Self::Duplex(stream) => {
                 let mut cx = Context::from_waker(Waker::noop());
                 match Pin::new(&mut **stream).poll_write(&mut cx, bytes) {
@@ -62,6 +68,7 @@ impl Io {
     /// [`poll_flush`](Self::poll_flush) must be called until it is ready.
     pub fn has_unsent(&self) -> bool {
         match self {
+            Self::Tls(stream) => stream.has_unsent(),
             Self::Tcp(_) | Self::Unix(_) | Self::Duplex(_) => false,
         }
     }
@@ -74,13 +81,15 @@ impl Io {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => stream.poll_send(cx, bytes),
             Self::Duplex(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
 
     /// Waits until nothing that was taken is left on this side. Cancel safe.
-    pub fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
+            Self::Tls(stream) => stream.poll_flush(cx),
             Self::Tcp(_) | Self::Unix(_) | Self::Duplex(_) => Poll::Ready(Ok(())),
         }
     }
@@ -94,7 +103,21 @@ impl Io {
         match self {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Tls(stream) => stream.poll_readable_hint(),
             Self::Duplex(_) => false,
+        }
+    }
+
+    /// Whether TLS protects it.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// What was agreed on in the TLS handshake, if there was one.
+    pub fn tls_info(&self) -> Option<TlsInfo<'_>> {
+        match self {
+            Self::Tls(stream) => Some(stream.info()),
+            Self::Tcp(_) | Self::Unix(_) | Self::Duplex(_) => None,
         }
     }
 
@@ -102,6 +125,7 @@ impl Io {
     pub fn shutdown(&mut self) {
         // Whoever shuts down has nothing left to say: a peer that is gone already is no news.
         let _ = match self {
+            Self::Tls(stream) => return stream.shutdown(),
             Self::Tcp(stream) => rustix::net::shutdown(stream, Shutdown::Write).map_err(io::Error::from),
             Self::Unix(stream) => rustix::net::shutdown(stream, Shutdown::Write).map_err(io::Error::from),
             Self::Duplex(stream) => {

@@ -3,12 +3,22 @@
 //! The only room that names `tokio::net`. It knows nothing of PostgreSQL but the name of its Unix socket files and the one
 //! byte that answers an `SSLRequest`; who may connect, and for how long, is decided in the rooms to its right.
 
+mod address;
 mod bytes;
+mod connect;
+mod error;
 mod io;
+mod listen;
+mod pause;
 mod peer;
 mod portable;
 mod socket;
+pub mod tls;
 
+pub use address::{Address, socket_file};
+pub use connect::{ConnectOptions, Keepalive, connect, connect_to};
+pub use error::{ConnectError, HandshakeError, ListenError, NegotiationError, TlsSettingError};
 pub use io::Io;
+pub use listen::{Bound, ListenAt, Listener};
 pub use peer::Peer;
 pub use portable::Portable;

@@ -9,6 +9,7 @@ use tokio::io::DuplexStream;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Io;
+use super::tls::TlsIo;
 
 /// A connection that belongs to no runtime: `Send`, and good for nothing but [`into_io`](Self::into_io).
 #[derive(Debug)]
@@ -19,6 +20,7 @@ enum Carried {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
     Duplex(Box<DuplexStream>),
+    Tls(Box<TlsIo<Portable>>),
 }
 
 impl Io {
@@ -28,6 +30,7 @@ impl Io {
             Self::Tcp(stream) => Carried::Tcp(stream.into_std()?),
             Self::Unix(stream) => Carried::Unix(stream.into_std()?),
             Self::Duplex(stream) => Carried::Duplex(stream),
+            Self::Tls(stream) => Carried::Tls(Box::new(stream.map_lower(Self::into_portable)?)),
         }))
     }
 }
@@ -42,6 +45,7 @@ impl Portable {
             Carried::Tcp(stream) => Io::Tcp(TcpStream::from_std(stream)?),
             Carried::Unix(stream) => Io::Unix(UnixStream::from_std(stream)?),
             Carried::Duplex(stream) => Io::Duplex(stream),
+            Carried::Tls(stream) => Io::Tls(Box::new(stream.map_lower(Self::into_io)?)),
         })
     }
 }

@@ -16,6 +16,7 @@ impl Io {
                 let who = rustix::net::sockopt::socket_peercred(stream)?;
                 Ok(Peer::Unix { uid: who.uid.as_raw(), pid: who.pid.as_raw_nonzero().get() })
             }
+            Self::Tls(stream) => stream.lower().peer(),
             Self::Duplex(_) => Ok(Peer::InProcess),
         }
     }
@@ -44,6 +45,7 @@ impl Io {
     fn tcp(&self) -> Option<SockRef<'_>> {
         match self {
             Self::Tcp(stream) => Some(SockRef::from(stream)),
+            Self::Tls(stream) => stream.lower().tcp(),
             Self::Unix(_) | Self::Duplex(_) => None,
         }
     }

@@ -1,0 +1,242 @@
+//! Listening: one listener for each worker and each address.
+//!
+//! A [`Bound`] is an address that is taken; it belongs to no runtime. Each worker gets its own from [`Bound::share`] and turns it
+//! into a [`Listener`] in its runtime. Over TCP these are separate sockets among which the kernel spreads the clients
+//! (`SO_REUSEPORT`); over a Unix socket they are one.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::address::socket_file;
+use super::pause::Pause;
+use super::{Address, Io, ListenError, Peer};
+
+/// Clients that the kernel keeps for us while a worker is busy; `net.core.somaxconn` may make it less.
+const BACKLOG: i32 = 4096;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAt {
+    /// A TCP address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// A folder for a Unix socket, whose file is named for `port` as PostgreSQL does it.
+    Unix {
+        /// The folder; it must exist.
+        folder: PathBuf,
+        /// The port in the file's name.
+        port: u16,
+    },
+}
+
+/// An address that is taken, outside any runtime.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    /// The socket's file, removed with the last that shares it.
+    file: Option<Arc<SocketFile>>,
+}
+
+/// A worker's listener.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Accepting,
+    pause: Pause,
+    _file: Option<Arc<SocketFile>>,
+}
+
+#[derive(Debug)]
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Bound {
+    /// Takes the address.
+    pub fn bind(at: &ListenAt) -> Result<Self, ListenError> {
+        match at {
+            ListenAt::Tcp(address) => match bind_tcp(*address) {
+                Ok(socket) => Ok(Self { socket, file: None }),
+                Err(source) => Err(ListenError::Refused { address: address.to_string(), source }),
+            },
+            ListenAt::Unix { folder, port } => bind_unix(&socket_file(folder, *port)),
+        }
+    }
+
+    /// Another one for another worker, at the same address; also where the system chose the port.
+    pub fn share(&self) -> Result<Self, ListenError> {
+        let shared = match (&self.file, self.tcp_address()) {
+            (None, Some(address)) => bind_tcp(address),
+            _ => self.socket.try_clone(),
+        };
+        match shared {
+            Ok(socket) => Ok(Self { socket, file: self.file.clone() }),
+            Err(source) => {
+                Err(ListenError::Refused { address: self.address().map_or_else(String::new, |address| address.to_string()), source })
+            }
+        }
+    }
+
+    /// Where clients find it.
+    pub fn address(&self) -> Option<Address> {
+        match &self.file {
+            Some(file) => Some(Address::Unix(file.path.clone())),
+            None => self.tcp_address().map(Address::Tcp),
+        }
+    }
+
+    fn tcp_address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok().and_then(|address| address.as_socket())
+    }
+
+    /// Registers with this thread's runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled, as tokio's own sockets do.
+    pub fn listen(self) -> io::Result<Listener> {
+        let socket = match &self.file {
+            None => Accepting::Tcp(TcpListener::from_std(self.socket.into())?),
+            Some(_) => Accepting::Unix(UnixListener::from_std(self.socket.into())?),
+        };
+        Ok(Listener { socket, pause: Pause::new()?, _file: self.file })
+    }
+}
+
+impl Listener {
+    /// The next client. Cancel safe: a dropped future has taken none.
+    ///
+    /// Clients that went away while they waited are passed over. An error means that the process or the system is out of
+    /// something (descriptors, memory): log it and call again, which waits a moment before it tries, so that this never spins.
+    pub async fn accept(&self) -> io::Result<(Io, Peer)> {
+        self.pause.over().await?;
+        loop {
+            match self.accept_once().await {
+                Ok(accepted) => return Ok(accepted),
+                Err(error) if is_about_one_client(&error) => {}
+                Err(error) => {
+                    self.pause.begin()?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn accept_once(&self) -> io::Result<(Io, Peer)> {
+        match &self.socket {
+            Accepting::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                let io = Io::Tcp(stream);
+                // Refused only where the client has gone already, which its first read will say.
+                let _ = io.set_nodelay();
+                Ok((io, Peer::Tcp(address)))
+            }
+            Accepting::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let io = Io::Unix(stream);
+                let peer = io.peer()?;
+                Ok((io, peer))
+            }
+        }
+    }
+}
+
+/// What Linux's `accept` passes on of a connection that broke before we took it (accept(2), "Error handling").
+fn is_about_one_client(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::CONNABORTED
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::NONET
+                | Errno::OPNOTSUPP
+                | Errno::INTR
+                | Errno::PERM
+        )
+    )
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // So that 0.0.0.0 and [::] can both be listed, whatever the system's default.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path) -> Result<Bound, ListenError> {
+    clear_stale(path)?;
+    let bind = || -> io::Result<Bound> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        let file = SocketFile::claim(path)?;
+        // Whoever reaches the folder may connect, as with PostgreSQL; who may log in is another question.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+        socket.listen(BACKLOG)?;
+        Ok(Bound { socket, file: Some(Arc::new(file)) })
+    };
+    bind().map_err(|source| ListenError::Refused { address: path.display().to_string(), source })
+}
+
+/// Removes the socket of a process that has died; one that answers stays.
+fn clear_stale(path: &Path) -> Result<(), ListenError> {
+    let refused = |source| ListenError::Refused { address: path.display().to_string(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refused(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ListenError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match StdUnixStream::connect(path) {
+        Ok(_) => Err(ListenError::InUse(path.to_owned())),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(refused),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// The file of a Unix socket of ours.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn claim(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Only our own: whoever took the name since then has a socket there that must stay.
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
+        if ours {
+            // If it stays behind, the next to listen finds it stale.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
