@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod auth;
+pub mod config;
 pub mod net;
 pub mod pool;
 pub mod upstream;

@@ -1,0 +1,129 @@
+//! Who may log in, to what, and how they prove it.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::secret::SecretText;
+use crate::config::value::Network;
+
+/// When a server connection goes back to the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolMode {
+    /// At the end of each transaction.
+    #[default]
+    Transaction,
+    /// When the client disconnects.
+    Session,
+    /// After each statement; transactions over several statements are refused.
+    Statement,
+}
+
+/// A database name that clients connect to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// The upstream that it lives on, unless the client's tenant names another. Must be set.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"main")]
+    pub upstream: Option<String>,
+    /// Its name there, when that differs from the name here.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"app_production")]
+    pub dbname: Option<String>,
+    /// When a server connection goes back to the pool.
+    ///
+    /// applies: next connection
+    pub pool_mode: PoolMode,
+}
+
+/// Who may log in. A user needs a password or a verifier, or a certificate name where `auth.method` is `"cert"`, unless an upstream has an `auth_user`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UserSettings {
+    /// The password that the client must know; the server is logged in to with it too, unless `server_password` is set.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"change-me")]
+    pub password: Option<SecretText>,
+    /// The variable of the environment that holds `password`.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "variable"), example = &"APP_PASSWORD")]
+    pub password_env: Option<String>,
+    /// The file that holds `password`.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "path"), example = &"/run/secrets/app_password")]
+    pub password_file: Option<PathBuf>,
+    /// What PostgreSQL stores in place of a password: `SCRAM-SHA-256$..` or `md5..`, as in `pg_authid.rolpassword`. When the server has the same SCRAM
+    /// verifier, it is logged in to with the client's own proof and no password is kept anywhere.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "verifier"), example = &"SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")]
+    pub verifier: Option<SecretText>,
+    /// Names in a client certificate (the subject's common name, or a DNS name) that log in as this user. Empty means the user's own name.
+    ///
+    /// applies: next connection
+    #[schemars(example = ["app.internal"])]
+    pub certificate_names: Vec<String>,
+    /// The role at the server, when it differs from the name here.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"app_rw")]
+    pub server_user: Option<String>,
+    /// The role's password at the server, when it differs from `password`.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"change-me")]
+    pub server_password: Option<SecretText>,
+    /// The variable of the environment that holds `server_password`.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "variable"), example = &"APP_SERVER_PASSWORD")]
+    pub server_password_env: Option<String>,
+    /// The file that holds `server_password`.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "path"), example = &"/run/secrets/app_server_password")]
+    pub server_password_file: Option<PathBuf>,
+    /// Whether the client may say which tenant it belongs to, with `options=-c pgweir.tenant=NAME`.
+    ///
+    /// applies: next connection
+    pub may_name_tenant: bool,
+}
+
+/// What clients are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMethod {
+    /// SCRAM-SHA-256, and SCRAM-SHA-256-PLUS over TLS.
+    #[default]
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// The md5 exchange where the stored form is a password or an md5 verifier, else SCRAM.
+    Md5,
+    /// The password itself, over TLS only.
+    Cleartext,
+    /// A client certificate.
+    Cert,
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// What clients are asked for. `"cert"` needs `tls.client.client_certificates` to be `"request"` or `"require"`.
+    ///
+    /// applies: next connection
+    pub method: AuthMethod,
+    /// Networks whose clients are believed without any proof. Only users with a `password` or `server_password` can be served to them.
+    ///
+    /// applies: next connection
+    #[schemars(example = ["127.0.0.1/32"])]
+    pub trust_networks: Vec<Network>,
+}

@@ -1,0 +1,76 @@
+//! The process itself: threads, buffers, stopping, logs.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::value::{ByteSize, Period};
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessSettings {
+    /// Threads that relay. 0 chooses: one on up to two cores, else half the CPU quota.
+    ///
+    /// applies: restart
+    #[schemars(range(max = 256))]
+    pub workers: u32,
+    /// The buffer that each worker reads into; clients have none of their own. From 4KiB to 1MiB.
+    ///
+    /// applies: restart
+    pub read_buffer: ByteSize,
+    /// After SIGTERM: how long new clients are still taken while `/readyz` already says 503, so that load balancers notice first.
+    ///
+    /// applies: at once
+    pub shutdown_grace: Period,
+    /// After SIGTERM: when to leave, whatever is still open. Must be longer than `shutdown_grace`, and shorter than what the platform allows before it kills
+    /// (30 s on ECS and Kubernetes unless told otherwise).
+    ///
+    /// applies: at once
+    pub shutdown_timeout: Period,
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            read_buffer: ByteSize(32 << 10),
+            shutdown_grace: Period::secs(5),
+            shutdown_timeout: Period::secs(25),
+        }
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logs, written to standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// The form of log lines.
+    ///
+    /// applies: restart
+    pub format: LogFormat,
+    /// What is logged: `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,pgweir::pool=debug`. `PGWEIR_LOG` sets it too.
+    ///
+    /// applies: at once
+    #[schemars(extend("format" = "log-filter"))]
+    pub level: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
+    }
+}

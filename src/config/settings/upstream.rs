@@ -1,0 +1,133 @@
+//! One PostgreSQL server: where it is, how many connections it may ever see, and how long they live.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::tls::ServerTlsSettings;
+use crate::config::secret::SecretText;
+use crate::config::value::Period;
+
+/// What `auth_query` asks unless it is set: PgBouncer's question, which answers nothing for an expired password.
+const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname = $1 AND rolcanlogin";
+
+/// One PostgreSQL server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamSettings {
+    /// Host name or IP address, or the folder of a Unix socket (from the root, as libpq's `host`). Resolved anew for each connection.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"db.internal")]
+    pub host: Option<String>,
+    /// Port, also part of the name of a Unix socket.
+    ///
+    /// applies: next connection
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: u16,
+    /// More hosts for failover, each `"host"` or `"host:port"`.
+    ///
+    /// not in force yet: only `host` is connected to.
+    ///
+    /// applies: next connection
+    #[schemars(example = ["db-standby.internal:5432"])]
+    pub hosts: Vec<String>,
+    /// The hard budget: never more than this many connections for clients, counted in every state until the server has really ended them. Leave
+    /// room below PostgreSQL's `max_connections` for its reserved ones, other programs and further replicas of pgweir.
+    ///
+    /// applies: at once
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_connections: u32,
+    /// Connections on top of the budget, for probes, `auth_query` and cancel requests.
+    ///
+    /// applies: at once
+    #[schemars(range(min = 1, max = 1_000))]
+    pub control_connections: u32,
+    /// Connections that stay open however idle, so that the first callers after a quiet time need not wait for a login.
+    ///
+    /// applies: at once
+    #[schemars(range(max = 100_000))]
+    pub min_idle: u32,
+    /// An idle server connection beyond `min_idle` is closed after this long. `"0"` never closes one for idleness.
+    ///
+    /// applies: at once
+    pub server_idle_timeout: Period,
+    /// A server connection this old is closed when it is next idle, give or take a tenth so that not all go at once. `"0"` lets it live on.
+    ///
+    /// applies: at once
+    pub server_lifetime: Period,
+    /// How long connecting may take: name lookup, TCP, TLS and login together.
+    ///
+    /// applies: next connection
+    pub server_connect_timeout: Period,
+    /// A connection that was idle longer than this is checked with a round trip before a client gets it. `"0"` checks always.
+    ///
+    /// applies: at once
+    pub server_check_delay: Period,
+    /// How long a server connection whose client vanished may take to be cancelled, rolled back and checked; then it is closed.
+    ///
+    /// applies: at once
+    pub settle_timeout: Period,
+    /// The `application_name` of the proxy's own connections, and of a client's that has none itself.
+    ///
+    /// applies: next connection
+    pub application_name: String,
+    /// Asked of the server for the verifier of a user that is not listed under `users`; `$1` is the user's name, the answer the name and the verifier. Used
+    /// only where `auth_user` is set.
+    ///
+    /// applies: next connection
+    pub auth_query: String,
+    /// The role that runs `auth_query`. It must be allowed to read what the query reads. Off unless named.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"pgweir_auth")]
+    pub auth_user: Option<String>,
+    /// The password of `auth_user`.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"change-me")]
+    pub auth_password: Option<SecretText>,
+    /// The variable of the environment that holds `auth_password`.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "variable"), example = &"PGWEIR_AUTH_PASSWORD")]
+    pub auth_password_env: Option<String>,
+    /// The file that holds `auth_password`.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "path"), example = &"/run/secrets/auth_password")]
+    pub auth_password_file: Option<PathBuf>,
+    /// The database that `auth_query` runs in.
+    ///
+    /// applies: next connection
+    pub auth_dbname: String,
+    /// TLS toward this server, in place of the whole of `tls.server`.
+    pub tls: Option<ServerTlsSettings>,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: 5432,
+            hosts: Vec::new(),
+            max_connections: 40,
+            control_connections: 2,
+            min_idle: 0,
+            server_idle_timeout: Period::secs(60),
+            server_lifetime: Period::secs(3_600),
+            server_connect_timeout: Period::secs(5),
+            server_check_delay: Period::secs(30),
+            settle_timeout: Period::secs(5),
+            application_name: "pgweir".to_owned(),
+            auth_query: AUTH_QUERY.to_owned(),
+            auth_user: None,
+            auth_password: None,
+            auth_password_env: None,
+            auth_password_file: None,
+            auth_dbname: "postgres".to_owned(),
+            tls: None,
+        }
+    }
+}
