@@ -9,6 +9,7 @@ pub mod options;
 pub mod read;
 pub mod say;
 pub mod scan;
+pub mod sql;
 pub mod startup;
 
 /// Where a session stands between two requests, as ReadyForQuery says it.

@@ -1,0 +1,195 @@
+//! What a statement's text tells about the server session it runs in: whether running it may leave something behind that
+//! outlives its transaction, and would be lost or leaked when the next transaction runs elsewhere (checklist I3, I7, E5).
+//!
+//! The reader knows the words and the shape of statements, never their full grammar, and errs on the side of caution: what
+//! the text can tell it does not miss, and now and then it names a reason where nothing is left. What no text tells is not
+//! its business: functions, triggers and rules that set or lock something inside. It allocates nothing, and takes time in
+//! proportion to the text.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+mod reader;
+mod tokens;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use reader::Reader;
+use tokens::Backslash;
+
+/// Why a client must keep its server connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PinReason {
+    /// A setting, the role or the session's user: SET, RESET, `set_config`.
+    Setting,
+    /// LISTEN.
+    Listen,
+    /// Something in the session's temporary schema.
+    Temp,
+    /// A lock that only its session can release.
+    AdvisoryLock,
+    /// A cursor WITH HOLD.
+    Cursor,
+    /// A statement prepared with PREPARE, or the use of one.
+    Prepare,
+    /// A library that LOAD put into the server process.
+    Load,
+    /// `currval` or `lastval`: they read what an earlier `nextval` left in the session.
+    Sequence,
+    /// Something else that lives and dies with the session: a seed, a backup, a replication slot, a dblink connection.
+    Session,
+}
+
+impl PinReason {
+    /// Every reason, in the order of [`Effects::pins`].
+    pub const ALL: [Self; 9] = [
+        Self::Setting,
+        Self::Listen,
+        Self::Temp,
+        Self::AdvisoryLock,
+        Self::Cursor,
+        Self::Prepare,
+        Self::Load,
+        Self::Sequence,
+        Self::Session,
+    ];
+
+    /// The name in metrics and logs, which does not change.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Setting => "setting",
+            Self::Listen => "listen",
+            Self::Temp => "temp",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::Cursor => "cursor",
+            Self::Prepare => "prepare",
+            Self::Load => "load",
+            Self::Sequence => "sequence",
+            Self::Session => "session",
+        }
+    }
+
+    const fn bit(self) -> u16 {
+        match self {
+            Self::Setting => 1,
+            Self::Listen => 1 << 1,
+            Self::Temp => 1 << 2,
+            Self::AdvisoryLock => 1 << 3,
+            Self::Cursor => 1 << 4,
+            Self::Prepare => 1 << 5,
+            Self::Load => 1 << 6,
+            Self::Sequence => 1 << 7,
+            Self::Session => 1 << 8,
+        }
+    }
+}
+
+/// What running a text may do to its server session.
+///
+/// A text may both leave and clear; which came first is not kept. Take what it clears off what the session had before, then add
+/// what it leaves. It clears only if it succeeds, and if its transaction commits: the server's answer tells that, not the text.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Effects {
+    leaves: u16,
+    clears: u16,
+    is_opaque: bool,
+    clears_all: bool,
+    resets_settings: bool,
+}
+
+impl Effects {
+    /// Whether the text does nothing to its session, neither for certain nor perhaps.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Whether the text may leave this behind.
+    pub const fn may_leave(self, reason: PinReason) -> bool {
+        self.leaves & reason.bit() != 0
+    }
+
+    /// The first reason to keep the client on its server connection.
+    pub fn first_pin(self) -> Option<PinReason> {
+        self.pins().next()
+    }
+
+    /// Every reason to keep the client on its server connection.
+    pub fn pins(self) -> impl Iterator<Item = PinReason> {
+        PinReason::ALL
+            .into_iter()
+            .filter(move |reason| self.may_leave(*reason))
+    }
+
+    /// Whether a part of the text is hidden from the reader and may do anything: DO, CALL, a function that runs a literal.
+    pub const fn is_opaque(self) -> bool {
+        self.is_opaque
+    }
+
+    /// Whether the text ends everything of this kind in the session. LOAD and [`PinReason::Session`] nothing ends.
+    pub const fn clears(self, reason: PinReason) -> bool {
+        self.clears & reason.bit() != 0
+    }
+
+    /// DISCARD ALL. With [`clears`](Self::clears) of [`PinReason::Prepare`] (DEALLOCATE ALL does so too) the statements that
+    /// were prepared through the protocol are gone as well.
+    pub const fn clears_all(self) -> bool {
+        self.clears_all
+    }
+
+    /// RESET ALL, also as part of DISCARD ALL: settings are again what they were when the server session began. By itself it
+    /// does not [`clear`](Self::clears) [`PinReason::Setting`], for the role and the session's user stay.
+    pub const fn resets_settings(self) -> bool {
+        self.resets_settings
+    }
+
+    /// What either text may do.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self {
+            leaves: self.leaves | other.leaves,
+            clears: self.clears | other.clears,
+            is_opaque: self.is_opaque || other.is_opaque,
+            clears_all: self.clears_all || other.clears_all,
+            resets_settings: self.resets_settings || other.resets_settings,
+        }
+    }
+
+    fn leave(&mut self, reason: PinReason) {
+        self.leaves |= reason.bit();
+    }
+
+    fn clear(&mut self, reason: PinReason) {
+        self.clears |= reason.bit();
+    }
+
+    fn discard_all(&mut self) {
+        for reason in PinReason::ALL {
+            if !matches!(reason, PinReason::Load | PinReason::Session) {
+                self.clear(reason);
+            }
+        }
+        self.clears_all = true;
+        self.resets_settings = true;
+    }
+}
+
+/// Reads a text of any number of statements, as a Query or Parse message carries it (without the final zero).
+pub fn session_state(sql: &[u8]) -> Effects {
+    let (effects, depends_on_backslash) = Reader::new(sql, Backslash::Plain).read();
+    if !depends_on_backslash {
+        return effects;
+    }
+    // Where a literal ends depends on a setting of the server's: both readings count. What only one of them clears does not.
+    let (other, _) = Reader::new(sql, Backslash::Escapes).read();
+    Effects {
+        clears: effects.clears & other.clears,
+        clears_all: effects.clears_all && other.clears_all,
+        resets_settings: effects.resets_settings && other.resets_settings,
+        ..effects.union(other)
+    }
+}
