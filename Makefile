@@ -1,0 +1,96 @@
+# Every command of the project, each sufficient on a fresh Debian with Rust: it installs what it needs first (tests/setup).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# cargo-nextest where it is installed; plain cargo runs the same tests.
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+PGWEIR := target/quick/pgweir
+SCRIPTS := .ci/run tests/setup tests/versions tests/reference deploy/docker/prove
+
+.PHONY: help
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: ## 1,000 Lambda-like callers in one second, straight to PostgreSQL and through pgweir (ONCE=1: end after the table)
+	@tests/setup demo
+	cargo build --locked --profile quick --bin pgweir
+	$(PGWEIR) demo $(if $(filter-out 0,$(ONCE)),--once)
+
+.PHONY: test
+test: test-rust test-clients ## Every test: units, PostgreSQL, the drivers' matrix
+
+.PHONY: test-rust
+test-rust: ## The tests in Rust, against a private PostgreSQL
+	@tests/setup test
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --locked
+	cargo test --locked --doc
+else
+	cargo test --locked
+endif
+
+.PHONY: test-clients
+test-clients: ## One script through psql and the drivers of Node.js, Python, Java and Rust, directly and through pgweir
+	@tests/setup test
+	cargo build --locked --bin pgweir
+	PGWEIR_BIN=$(CURDIR)/target/debug/pgweir tests/clients/run
+
+.PHONY: test-versions
+test-versions: ## The core tests against PostgreSQL 14, 16, 17 and 18
+	tests/versions
+
+.PHONY: bench
+bench: ## Direct, PgBouncer and pgweir side by side: a table and a chart
+	@tests/setup bench
+	cargo build --locked --release --bin pgweir
+	benches/compare
+
+.PHONY: build
+build: ## The release binary, target/release/pgweir
+	@tests/setup build
+	cargo build --locked --release --bin pgweir
+
+.PHONY: image
+image: ## Prove the Dockerfile with buildah over base images made here (root, Debian)
+	@tests/setup image
+	deploy/docker/prove
+
+.PHONY: fmt
+fmt: ## Format the sources
+	cargo fmt
+
+.PHONY: lint
+lint: check-scripts ## Formatting, clippy and shellcheck, warnings being errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+.PHONY: check-scripts
+check-scripts: ## Look through the shell scripts
+	@tests/setup lint
+	shellcheck $(SCRIPTS)
+
+.PHONY: docs
+docs: ## The API's documentation, warnings being errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+.PHONY: deny
+deny: ## Licences, duplicate versions and sources of the dependencies
+	@tests/setup deny
+	cargo deny --locked check bans licenses sources
+
+.PHONY: reference
+reference: ## Write the generated pages again: docs/reference/, config/complete.toml
+	cargo build --locked --bin pgweir
+	tests/reference write
+
+.PHONY: check-reference
+check-reference: ## Fail where a generated page differs from what the code prints
+	cargo build --locked --bin pgweir
+	tests/reference check
+
+.PHONY: clean
+clean: ## Remove what was built, and the dependencies of the tests
+	rm -rf target .deps tests/postgres/node_modules
