@@ -7,3 +7,6 @@ pub mod net;
 pub mod pool;
 pub mod upstream;
 pub mod wire;
+
+#[cfg(test)]
+mod architecture;
