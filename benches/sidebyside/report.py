@@ -1,0 +1,114 @@
+"""The Markdown page: what a ratio means, the table of ratios, and the table of everything."""
+
+import os
+from pathlib import Path
+
+from .results import Results, Row
+
+BASE, OURS = "pgbouncer", "pgweir"
+IDLE_GROUPS = ("memory", "memory-tls")
+
+READING = """\
+Every figure is the median of {rounds} rounds. In a round the targets run one after another, in an order that changes from round to round,
+and a **ratio is pgweir / PgBouncer within one round**; the table gives the median of those ratios and, in brackets, the lowest and highest.
+Below 1.00 pgweir takes less (CPU, time, memory); for throughput above 1.00 is better. Load generator, PostgreSQL and proxy share this machine's
+cores, so throughput and latency say as much about the machine as about the proxy: **CPU per transaction is the figure to compare**. It comes from the
+kernel's account of the proxy's process, over a window in which no client logs in or leaves (except where connecting is the workload)."""
+
+
+def figure(value: float | None, digits: int = 0) -> str:
+    """A number for a cell, a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def ratio(row: Row, measure: str) -> str:
+    """The paired ratio for a cell."""
+    found = row.ratio(OURS, BASE, measure)
+    return "–" if found is None else f"**{found[0]:.2f}** ({found[1]:.2f}–{found[2]:.2f})"
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table: the first column is text, the others are numbers."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines]) + "\n"
+
+
+def summary(rows: list[Row]) -> str:
+    """One line a workload: throughput of all, CPU of the poolers, the ratios."""
+    head = ["workload, clients", "tps direct", "PgBouncer", "pgweir", "ratio tps", "CPU µs PgBouncer", "pgweir", "ratio CPU"]
+    lines = []
+    for row in rows:
+        line = [row.title] + [figure(row.median(t, "tps")) for t in ("direct", BASE, OURS)] + [ratio(row, "tps")]
+        line += [figure(row.median(t, "cpu_us"), 1) for t in (BASE, OURS)] + [ratio(row, "cpu_us")]
+        lines.append(line)
+    return table(head, lines)
+
+
+def idle_table(rows: list[Row]) -> str:
+    """Memory and login cost of idle clients."""
+    head = ["idle clients", "KiB each, PgBouncer", "pgweir", "ratio", "CPU µs a login, PgBouncer", "pgweir", "ratio", "ms a login, PgBouncer", "pgweir"]
+    lines = []
+    for row in rows:
+        kib = [row.median(t, "bytes_per_client") for t in (BASE, OURS)]
+        line = [row.title] + [figure(None if k is None else k / 1024, 2) for k in kib] + [ratio(row, "bytes_per_client")]
+        line += [figure(row.median(t, "login_us")) for t in (BASE, OURS)] + [ratio(row, "login_us")]
+        line += [figure(row.median(t, "login_ms"), 2) for t in (BASE, OURS)]
+        lines.append(line)
+    return table(head, lines)
+
+
+def details(rows: list[Row]) -> str:
+    """Latencies and context switches, one line a workload and target."""
+    head = ["workload, clients", "target", "tps", "mean ms", "p50", "p99", "p99.9", "CPU µs", "system", "sleeps", "preempted"]
+    lines = []
+    for row in rows:
+        for target in row.samples:
+            line = [row.title, target, figure(row.median(target, "tps"))]
+            line += [figure(row.median(target, m), 3) for m in ("average_ms", "p50_ms", "p99_ms", "p999_ms")]
+            line += [figure(row.median(target, m), 1) for m in ("cpu_us", "system_us")]
+            line += [figure(row.median(target, m), 2) for m in ("voluntary", "involuntary")]
+            lines.append(line)
+    return table(head, lines)
+
+
+def absences(rows: list[Row]) -> str:
+    """Why cells are empty."""
+    why: dict[str, list[str]] = {}
+    for row in rows:
+        for reason in row.notes.values():
+            why.setdefault(reason, []).append(row.title)
+    return "".join(f"- {reason}: {'; '.join(titles)}\n" for reason, titles in why.items())
+
+
+def page(results: Results, charts: list[tuple[str, str]], folder: str) -> str:
+    """The whole of docs/performance.md. `charts` are (file, what it shows)."""
+    loads = [row for row in results.rows if row.group not in IDLE_GROUPS]
+    idles = [row for row in results.rows if row.group in IDLE_GROUPS]
+    parts = ["# Performance\n", "This page is written by `benches/compare`; `benches/README.md` says how to run it and what each row is.\n"]
+    parts.append(table(["", ""], [[key, value] for key, value in results.facts.items()]).replace("---:", "---"))
+    parts.append(READING.format(rounds=results.facts["rounds"]) + "\n")
+    parts += [f"![{alt}]({folder}/{file})\n" for file, alt in charts]
+    if loads:
+        parts += ["## Throughput and CPU\n", "CPU is the proxy's own, in microseconds per transaction.\n", summary(loads)]
+    if idles:
+        parts += ["## Idle clients\n", "Growth of resident memory per authenticated, idle client of a fresh process.\n", idle_table(idles)]
+    if loads:
+        parts += ["## Latency, and where the time goes\n"]
+        parts += ["`system` is the part of the CPU time spent in the kernel; `sleeps` are voluntary context switches per transaction,"]
+        parts += ["`preempted` involuntary ones. Under a connection per transaction, latency is the query's alone.\n", details(loads)]
+    missing = absences(results.rows)
+    if missing:
+        parts += ["## Empty cells\n", missing]
+    return "\n".join(parts)
+
+
+def machine() -> dict[str, str]:
+    """Processor, memory, kernel."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    cores = len(os.sched_getaffinity(0))
+    return {"machine": f"{cores} × {model}, {memory:.0f} GiB", "kernel": f"{os.uname().sysname} {os.uname().release} {os.uname().machine}"}
