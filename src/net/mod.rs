@@ -5,6 +5,7 @@
 
 mod address;
 mod bytes;
+mod clock;
 mod connect;
 mod error;
 mod io;
@@ -16,6 +17,7 @@ mod socket;
 pub mod tls;
 
 pub use address::{Address, socket_file};
+pub use clock::{Clock, Sleep, TICK, Ticker, now};
 pub use connect::{ConnectOptions, Keepalive, connect, connect_to};
 pub use error::{ConnectError, HandshakeError, ListenError, NegotiationError, TlsSettingError};
 pub use io::Io;

@@ -1,3 +1,16 @@
-//! One server connection: how it is opened and logged in to, what it owes, how it is mended and put in order.
+//! One server connection: how it is opened and logged in to, what it owes, how it is put in order. It knows no pool and no client.
 
-pub mod owed;
+mod broken;
+mod conversation;
+mod login;
+mod owed;
+mod server;
+mod settings;
+mod target;
+
+pub use broken::{Broken, ServerError};
+pub use login::{Card, Fresh, Reported, cancel, open};
+pub use owed::Owed;
+pub use server::{Server, State, Travelling, note_reported};
+pub use settings::Settings;
+pub use target::{CANCEL_LIMIT, Login, PassThrough, ServerSecret, Target};

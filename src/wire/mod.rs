@@ -10,6 +10,7 @@ pub mod read;
 pub mod say;
 pub mod scan;
 pub mod sql;
+pub mod sqlstate;
 pub mod startup;
 
 /// Where a session stands between two requests, as ReadyForQuery says it.

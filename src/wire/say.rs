@@ -4,7 +4,6 @@
 
 use bytes::{BufMut, BytesMut};
 use pgwire::messages::response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus};
-use pgwire::messages::simplequery::Query;
 use pgwire::messages::startup::{
     Authentication, BackendKeyData, NegotiateProtocolVersion, Password, SASLInitialResponse, SASLResponse, SecretKey,
 };
@@ -97,9 +96,9 @@ pub fn notice(out: &mut BytesMut, fields: Vec<(u8, String)>) {
     put(out, &NoticeResponse::new(fields));
 }
 
-/// A simple query to a server.
-pub fn query(out: &mut BytesMut, sql: &str) {
-    put(out, &Query::new(sql.to_owned()));
+/// A simple query whose text may be any bytes.
+pub fn query_bytes(out: &mut BytesMut, sql: &[u8]) {
+    put_strings(out, b'Q', &[sql]);
 }
 
 /// The proxy leaves a server.

@@ -1,0 +1,185 @@
+//! One server connection as a pool has it: its socket, its account, its settings.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::broken::{Broken, ServerError};
+use super::login::{Card, Fresh, Reported};
+use super::owed::Owed;
+use super::settings::Settings;
+use crate::net::{Io, Portable};
+use crate::wire::message;
+use crate::wire::scan::{Frames, Side};
+use crate::wire::say;
+
+/// Everything of a server connection but its socket.
+#[derive(Debug)]
+pub struct State {
+    /// Which answers are still to come.
+    pub owed: Owed,
+    /// Where the scanner stands in what the server sends.
+    pub frames: Frames,
+    /// Who it is, for cancels.
+    pub card: Arc<Card>,
+    /// What it has reported of its settings, as far as was seen.
+    pub reported: Reported,
+    /// The startup settings that are in force on it.
+    pub settings: Arc<Settings>,
+    /// A client has done something to the session that the next must not find: it must be reset first.
+    pub dirty: bool,
+    /// When it was last given back.
+    pub last_used: Instant,
+}
+
+/// A server connection of this thread's runtime.
+#[derive(Debug)]
+pub struct Server {
+    /// The connection.
+    pub io: Io,
+    /// All else.
+    pub state: Box<State>,
+}
+
+/// A server connection on its way to another thread.
+#[derive(Debug)]
+pub struct Travelling {
+    portable: Portable,
+    state: Box<State>,
+}
+
+impl Travelling {
+    /// Takes a connection that was just opened out of its runtime.
+    pub fn fresh(fresh: Fresh, now: Instant) -> io::Result<Self> {
+        let state = State {
+            owed: Owed::default(),
+            frames: Frames::default(),
+            card: Arc::new(fresh.card),
+            reported: fresh.reported,
+            settings: Arc::default(),
+            dirty: false,
+            last_used: now,
+        };
+        Ok(Self { portable: fresh.io.into_portable()?, state: Box::new(state) })
+    }
+
+    /// Arrives in this thread's runtime.
+    pub fn arrive(self) -> io::Result<Server> {
+        Ok(Server { io: self.portable.into_io()?, state: self.state })
+    }
+}
+
+impl Server {
+    /// Leaves this thread's runtime.
+    pub fn travel(self) -> io::Result<Travelling> {
+        Ok(Travelling { portable: self.io.into_portable()?, state: self.state })
+    }
+
+    /// Deals with what an idle connection may have been sent (G2): false when it is of no more use. Costs no system call when nothing has come.
+    pub fn look_after(&mut self, scratch: &mut [u8]) -> bool {
+        while self.io.poll_readable_hint() {
+            match self.io.poll_read(&mut Context::from_waker(Waker::noop()), scratch) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    if !self.note(scratch.get(..count).unwrap_or_default()) {
+                        return false;
+                    }
+                }
+                Poll::Ready(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// What came while nothing was asked: settings are noted; an error or an answer means the end.
+    fn note(&mut self, chunk: &[u8]) -> bool {
+        let mut walk = self.state.frames.walk(Side::Server, chunk);
+        while let Ok(Some(frame)) = walk.next() {
+            match frame.kind {
+                b'S' if frame.is_whole() => note_reported(&mut self.state.reported, frame.body),
+                b'S' | b'N' | b'A' => {}
+                _ => return false,
+            }
+        }
+        // A message that goes on: whoever takes the connection next would begin in its middle.
+        self.state.frames.at_edge()
+    }
+
+    /// Runs a command of the proxy's own and reads its whole answer; what the server said no to is in the inner result.
+    ///
+    /// Not cancel safe: a dropped future leaves the answer on its way.
+    pub async fn run(&mut self, sql: &[u8]) -> Result<Result<(), ServerError>, Broken> {
+        let mut out = BytesMut::new();
+        say::query_bytes(&mut out, sql);
+        self.io.write_all(&out).await?;
+        self.state.owed.sent(b'Q');
+        self.finish().await
+    }
+
+    /// Reads and drops until nothing is owed, from wherever in a message the last reader stopped; the last error on the way is in the inner result.
+    ///
+    /// Cancel safe in that the account stays true; what was read is gone.
+    pub async fn finish(&mut self) -> Result<Result<(), ServerError>, Broken> {
+        let mut outcome = Ok(());
+        let mut chunk = vec![0; 8192];
+        while self.state.owed.owes() || !self.state.frames.at_edge() {
+            let count = self.io.read(&mut chunk).await?;
+            if count == 0 {
+                return Err(Broken::Closed);
+            }
+            let State { frames, owed, reported, .. } = &mut *self.state;
+            let mut walk = frames.walk(Side::Server, chunk.get(..count).unwrap_or_default());
+            while let Some(frame) = walk.next()? {
+                owed.received(frame.kind, frame.status);
+                match frame.kind {
+                    b'S' if frame.is_whole() => note_reported(reported, frame.body),
+                    b'E' => outcome = Err(ServerError::new(frame.body)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Puts these startup settings in force, where they are not.
+    ///
+    /// Not cancel safe, as `run`.
+    pub async fn apply(&mut self, settings: &Arc<Settings>) -> Result<Result<(), ServerError>, Broken> {
+        if Arc::ptr_eq(&self.state.settings, settings) {
+            return Ok(Ok(()));
+        }
+        let query = Settings::transition(&self.state.settings, settings);
+        if !query.is_empty()
+            && let Err(refusal) = self.run(&query).await?
+        {
+            return Ok(Err(refusal));
+        }
+        self.state.settings = Arc::clone(settings);
+        Ok(Ok(()))
+    }
+
+    /// Takes back everything that clients have done to the session.
+    ///
+    /// Not cancel safe, as `run`.
+    pub async fn reset(&mut self) -> Result<Result<(), ServerError>, Broken> {
+        let outcome = self.run(b"DISCARD ALL").await?;
+        if outcome.is_ok() {
+            self.state.settings = Arc::default();
+            self.state.dirty = false;
+        }
+        Ok(outcome)
+    }
+}
+
+/// Takes a ParameterStatus into what a server has reported.
+pub fn note_reported(reported: &mut Reported, body: &[u8]) {
+    let Ok((name, value)) = message::parameter_status(body) else { return };
+    match reported.iter_mut().find(|(known, _)| **known == *name) {
+        Some((_, old)) if **old == *value => {}
+        Some((_, old)) => *old = value.into(),
+        None => reported.push((name.into(), value.into())),
+    }
+}
