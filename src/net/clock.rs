@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
 use slab::Slab;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// How coarse the clock is.
@@ -114,7 +115,12 @@ impl Ticker {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: tick, it_value: tick })?;
-        Ok(Self { timer: AsyncFd::new(timer)? })
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; what that guards against is a type that changes its descriptor, which OwnedFd does not"
+        )]
+        let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
+        Ok(Self { timer })
     }
 
     /// The next tick. Ticks that were missed while the worker was busy, or the machine asleep, count as one (J4). Cancel safe.

@@ -248,11 +248,24 @@ impl Ledger {
         self.total() > self.opening
     }
 
-    /// A client wants a connection of a pool.
+    /// An idle connection of a pool that `worker` has, for a client that would not wait.
+    #[inline]
+    pub fn take(&mut self, now: Instant, pool: PoolId, tenant: TenantId, worker: u16) -> Option<ServerId> {
+        if !self.accounts.may_hold(tenant) {
+            return None;
+        }
+        let server = self.pools.get_mut(pool.0 as usize)?.idle.get_mut(usize::from(worker))?.pop()?;
+        self.accounts.hold(tenant);
+        let book = self.book(server);
+        book.state = State::Leased(tenant);
+        book.since = now;
+        Some(server)
+    }
+
+    /// A client wants a connection of a pool, and waits if need be.
     ///
     /// # Errors
     /// `QueueFull`.
-    #[inline]
     pub fn request(
         &mut self,
         now: Instant,
@@ -261,14 +274,7 @@ impl Ledger {
         from: Waiter,
         steps: &mut Vec<Step>,
     ) -> Result<Answer, Refusal> {
-        if self.accounts.may_hold(tenant)
-            && let Some(book) = self.pools.get_mut(pool.0 as usize)
-            && let Some(server) = book.idle.get_mut(usize::from(from.worker)).and_then(Vec::pop)
-        {
-            self.accounts.hold(tenant);
-            let book = self.book(server);
-            book.state = State::Leased(tenant);
-            book.since = now;
+        if let Some(server) = self.take(now, pool, tenant, from.worker) {
             return Ok(Answer::Take(server));
         }
         self.accounts.enqueue(tenant)?;

@@ -1,4 +1,20 @@
 //! The server connections of all upstreams: who holds what, how leases are taken and given back, how pools grow and shrink.
+//!
+//! The ledger of an upstream decides and is shared by all threads; a worker's `Local` has the sockets; the control thread opens and cancels.
 
 pub mod ledger;
+mod lease;
+mod local;
+mod mail;
+mod mend;
+mod opener;
+mod profiles;
 mod ramp;
+mod shared;
+
+pub use lease::Lease;
+pub use local::{Attempt, Local, SCRATCH_LENGTH, Unavailable, Wait, with_scratch};
+pub use mail::{Inbox, Job, Jobs, Mail, Mailbox, mailbox};
+pub use opener::serve as serve_jobs;
+pub use profiles::{Profile, Profiles};
+pub use shared::{Around, Pool, PoolKey, Times, Upstream};

@@ -1,0 +1,73 @@
+//! The control thread's side of the pools: it opens connections and delivers cancels, so that no client's impatience wastes either.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::ledger::ServerId;
+use super::mail::{Job, Mail};
+use super::shared::{Pool, Upstream};
+use crate::metrics::ConnectOutcome;
+use crate::net::now;
+use crate::upstream::{self, Broken, CANCEL_LIMIT, Travelling};
+
+/// Cancels that may be under way at once; the rest wait (H6). They are not counted against any upstream's budget.
+const CANCELS_AT_ONCE: usize = 32;
+
+/// Carries out jobs until nobody is left to send any.
+pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
+    let cancels = Rc::new(Semaphore::new(CANCELS_AT_ONCE));
+    while let Some(job) = jobs.recv().await {
+        match job {
+            Job::Open { pool, server, worker } => {
+                tokio::task::spawn_local(open(pool, server, worker));
+            }
+            Job::Cancel { upstream, card, finished, worker } => {
+                let cancels = Rc::clone(&cancels);
+                tokio::task::spawn_local(async move {
+                    let _turn = cancels.acquire().await;
+                    let target = upstream.target.load_full();
+                    let still_wanted = || card.finished.load(Ordering::Acquire) == finished;
+                    if let Err(why) = upstream::cancel(&target, &card, CANCEL_LIMIT, still_wanted).await {
+                        tracing::warn!(upstream = upstream.name, %why, "a cancel could not be delivered");
+                    }
+                    upstream.send(worker, Mail::CancelDone { card });
+                });
+            }
+        }
+    }
+}
+
+async fn open(pool: Arc<Pool>, server: ServerId, worker: u16) {
+    let upstream = Arc::clone(&pool.upstream);
+    let (target, login) = (upstream.target.load_full(), pool.login.load_full());
+    let began = now();
+    let opened = upstream::open(&target, &login, &upstream.keys).await;
+    let opened = opened.and_then(|fresh| Travelling::fresh(fresh, now()).map_err(Broken::from));
+    match opened {
+        Ok(travelling) => {
+            upstream.numbers.connected(ConnectOutcome::Ok, began.elapsed());
+            upstream.numbers.set_up(true);
+            upstream.send(worker, Mail::Opened { pool, server, travelling });
+        }
+        Err(why) => {
+            note_failure(&upstream, &pool, &why, began.elapsed());
+            upstream.open_failed(now(), &pool, server, why);
+        }
+    }
+}
+
+/// The operator hears of every refusal, in the server's own words.
+fn note_failure(upstream: &Upstream, pool: &Pool, why: &Broken, took: std::time::Duration) {
+    let outcome = if why.server_error().is_some() { ConnectOutcome::Refused } else { ConnectOutcome::Failed };
+    upstream.numbers.connected(outcome, took);
+    if outcome == ConnectOutcome::Failed && !upstream.ledger.lock().has_any_live() {
+        upstream.numbers.set_up(false);
+    }
+    let (user, database) = (String::from_utf8_lossy(&pool.key.user), String::from_utf8_lossy(&pool.key.database));
+    let sqlstate = why.server_error().and_then(|error| error.fields().sqlstate().map(|code| String::from_utf8_lossy(code).into_owned()));
+    tracing::warn!(upstream = upstream.name, %user, %database, sqlstate, %why, "a server connection could not be opened");
+}
