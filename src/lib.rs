@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod auth;
 pub mod config;
+pub mod fault;
 pub mod metrics;
 pub mod net;
 pub mod pool;

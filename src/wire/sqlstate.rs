@@ -14,6 +14,8 @@ pub const IDLE_IN_TRANSACTION: &str = "25P03";
 pub const INVALID_TRANSACTION_STATE: &str = "25000";
 /// No prepared statement of that name.
 pub const INVALID_STATEMENT_NAME: &str = "26000";
+/// A value that the parameter does not take.
+pub const INVALID_PARAMETER_VALUE: &str = "22023";
 /// The user may not log in.
 pub const INVALID_AUTHORIZATION: &str = "28000";
 /// The password is wrong.

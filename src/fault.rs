@@ -1,0 +1,369 @@
+//! Every refusal that a client can hear from the proxy itself: one table.
+//!
+//! What PostgreSQL said is not here: it passes through untouched. Each fault has an integration test that provokes it.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::admission::Refusal;
+use crate::pool::Unavailable;
+use crate::upstream::{Broken, ServerError};
+use crate::wire::startup::BadPacket;
+use crate::wire::{Malformed, say, sqlstate};
+
+/// Whose limit it was, for the texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whose {
+    /// The tenant.
+    pub tenant: String,
+    /// The upstream.
+    pub upstream: String,
+}
+
+/// A refusal.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The client broke the protocol.
+    Malformed(Malformed),
+    /// The first packet is not one.
+    BadPacket(BadPacket),
+    /// Bytes came before TLS that must not be there.
+    EarlyData,
+    /// TLS is required and the client came without.
+    TlsRequired,
+    /// TLS or GSS was asked for twice.
+    AskedTwice,
+    /// The login was not believed, whatever the reason.
+    Denied {
+        /// The user as the client named it.
+        user: String,
+    },
+    /// The client certificate is missing or is for somebody else.
+    Certificate {
+        /// The user as the client named it.
+        user: String,
+    },
+    /// The login took too long.
+    LoginTimeout,
+    /// No database of that name.
+    UnknownDatabase {
+        /// The name.
+        database: String,
+    },
+    /// The tenant that the client names does not exist, or the user may not name one.
+    Tenant {
+        /// The name.
+        tenant: String,
+    },
+    /// As many clients are connected as may.
+    TooManyClients {
+        /// The tenant whose limit it is, or none for the proxy's own.
+        tenant: Option<String>,
+        /// The limit.
+        limit: u32,
+    },
+    /// As many of the tenant's clients wait as may.
+    QueueFull {
+        /// Whose queue.
+        whose: Whose,
+        /// The limit.
+        limit: u32,
+    },
+    /// The wait for a server connection took too long.
+    QueueTimeout {
+        /// Whose queue.
+        whose: Whose,
+        /// How long.
+        waited: Duration,
+    },
+    /// The upstream cannot be reached.
+    UpstreamDown {
+        /// Which.
+        upstream: String,
+        /// What is wrong, in words that tell the client nothing of the network behind the proxy.
+        what: &'static str,
+    },
+    /// The server refused the connection that the client needs.
+    ServerRefused(ServerError),
+    /// The proxy is stopping and takes no new clients.
+    Draining,
+    /// The proxy is stopping and ends its idle clients.
+    Shutdown,
+    /// An administrator ended the session.
+    Killed,
+    /// The server connection was lost inside a transaction or during a query.
+    ServerLost,
+    /// The client left a transaction idle for too long.
+    IdleInTransaction {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The client was idle for too long.
+    IdleClient {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The client asked to cancel what was still waiting.
+    CancelledWaiting,
+    /// The client uses the unnamed statement of an earlier transaction.
+    NoUnnamedStatement,
+    /// A transaction over several statements, in statement mode.
+    StatementMode,
+    /// The client is connected to itself through something that does not speak the protocol.
+    Unsupported(&'static str),
+    /// Something is wrong inside.
+    Internal,
+}
+
+/// What a fault is, apart from its particulars.
+struct Entry {
+    label: &'static str,
+    sqlstate: &'static str,
+    /// Whether it ends the session wherever it happens; else only a login that has not succeeded yet.
+    fatal: bool,
+    what: &'static str,
+    remedy: &'static str,
+}
+
+const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &'static str, remedy: &'static str) -> Entry {
+    Entry { label, sqlstate, fatal, what, remedy }
+}
+
+const TABLE: [Entry; 25] = [
+    entry("malformed", sqlstate::PROTOCOL_VIOLATION, true, "The client sent what is no message of the protocol.", "A driver's bug, or something else than a PostgreSQL client."),
+    entry("bad_packet", sqlstate::PROTOCOL_VIOLATION, true, "The first packet is not a startup packet, or asks for what there is not.", "`0A000` names a protocol version, `28000` a missing user, `42601` and `22023` a bad `options` or `replication`."),
+    entry("early_data", sqlstate::PROTOCOL_VIOLATION, true, "Bytes arrived behind a request for encryption before it was answered.", "Somebody may be injecting data into the connection."),
+    entry("tls_required", sqlstate::INVALID_AUTHORIZATION, true, "`tls.client.mode` is `require` and the client came without TLS, or a password in the clear would be needed.", "Set `sslmode=require` at the client."),
+    entry("asked_twice", sqlstate::PROTOCOL_VIOLATION, true, "The client asked for the same encryption twice, or for TLS within TLS.", "A driver's bug."),
+    entry("denied", sqlstate::INVALID_PASSWORD, true, "The password is wrong, or the user unknown: which of both is not told.", "The log of the proxy knows which."),
+    entry("certificate", sqlstate::INVALID_AUTHORIZATION, true, "The client certificate is missing or names somebody else.", "See `certificate_names` of the user."),
+    entry("login_timeout", sqlstate::QUERY_CANCELED, true, "The login was not done within `login_timeout`.", "Usually a client that was frozen while it connected."),
+    entry("unknown_database", sqlstate::INVALID_CATALOG_NAME, true, "No database of that name is configured.", "List it under `[databases]`, or add `\"*\"`."),
+    entry("tenant", sqlstate::INVALID_AUTHORIZATION, true, "The client names a tenant that it may not name, or that there is not.", "See `may_name_tenant` of the user."),
+    entry("too_many_clients", sqlstate::TOO_MANY_CONNECTIONS, true, "As many clients are connected as may: the tenant's or the proxy's `max_clients`.", "Raise it, or find out who keeps connections."),
+    entry("queue_full", sqlstate::TOO_MANY_CONNECTIONS, false, "As many of the tenant's clients wait for a server connection as may (`max_queue`).", "Retry later, with jitter."),
+    entry("queue_timeout", sqlstate::TOO_MANY_CONNECTIONS, false, "No server connection came free within `queue_timeout`.", "Retry later, with jitter; more `max_connections`, or fewer callers."),
+    entry("upstream_down", sqlstate::CANNOT_CONNECT_NOW, false, "The upstream cannot be reached.", "The proxy's log says why."),
+    entry("server_refused", "as the server's", false, "The server refused the connection that the client needs; its own error is passed on.", "The server's own words say why."),
+    entry("draining", sqlstate::CANNOT_CONNECT_NOW, true, "The proxy is stopping and takes no new clients.", "Connect again: another replica answers."),
+    entry("shutdown", sqlstate::ADMIN_SHUTDOWN, true, "The proxy is stopping and ends idle clients last.", "Connect again."),
+    entry("killed", sqlstate::ADMIN_SHUTDOWN, true, "An administrator ended the session.", ""),
+    entry("server_lost", sqlstate::CONNECTION_FAILURE, true, "The server connection was lost inside a transaction or during a query.", "Whether the transaction was committed is not known; connect again."),
+    entry("idle_in_transaction", sqlstate::IDLE_IN_TRANSACTION, true, "The client left a transaction open with nothing running for longer than `idle_transaction_timeout`.", "A Lambda that was frozen inside BEGIN; commit before returning."),
+    entry("idle_client", sqlstate::IDLE_SESSION_TIMEOUT, true, "The client was idle for longer than `client_idle_timeout`.", "It is off by default."),
+    entry("cancelled_waiting", sqlstate::QUERY_CANCELED, false, "The client cancelled what was still waiting for a server connection.", ""),
+    entry("no_unnamed_statement", sqlstate::INVALID_STATEMENT_NAME, false, "The client uses the unnamed prepared statement of an earlier transaction, whose server connection it no longer has.", "Parse it again in the same batch, as drivers do, or use `pool_mode = \"session\"`."),
+    entry("statement_mode", sqlstate::FEATURE_NOT_SUPPORTED, true, "A transaction over several statements on a database with `pool_mode = \"statement\"`.", "Use `pool_mode = \"transaction\"`."),
+    entry("internal", sqlstate::INTERNAL_ERROR, true, "Something is wrong inside the proxy, or it does not support what was asked for.", "Please report it, with the log."),
+];
+
+/// The labels of all faults in metrics, by their number.
+pub const LABELS: [&str; TABLE.len()] = {
+    let mut labels = [""; TABLE.len()];
+    let mut at = 0;
+    while at < labels.len() {
+        labels[at] = TABLE[at].label;
+        at += 1;
+    }
+    labels
+};
+
+impl Fault {
+    /// Its number: the place of its label in [`LABELS`].
+    pub fn number(&self) -> usize {
+        match self {
+            Self::Malformed(_) => 0,
+            Self::BadPacket(_) => 1,
+            Self::EarlyData => 2,
+            Self::TlsRequired => 3,
+            Self::AskedTwice => 4,
+            Self::Denied { .. } => 5,
+            Self::Certificate { .. } => 6,
+            Self::LoginTimeout => 7,
+            Self::UnknownDatabase { .. } => 8,
+            Self::Tenant { .. } => 9,
+            Self::TooManyClients { .. } => 10,
+            Self::QueueFull { .. } => 11,
+            Self::QueueTimeout { .. } => 12,
+            Self::UpstreamDown { .. } => 13,
+            Self::ServerRefused(_) => 14,
+            Self::Draining => 15,
+            Self::Shutdown => 16,
+            Self::Killed => 17,
+            Self::ServerLost => 18,
+            Self::IdleInTransaction { .. } => 19,
+            Self::IdleClient { .. } => 20,
+            Self::CancelledWaiting => 21,
+            Self::NoUnnamedStatement => 22,
+            Self::StatementMode => 23,
+            Self::Unsupported(_) | Self::Internal => 24,
+        }
+    }
+
+    /// Its label in metrics and logs.
+    pub fn label(&self) -> &'static str {
+        TABLE[self.number()].label
+    }
+
+    /// What to tell a client that cannot have a server connection.
+    pub fn unavailable(why: &Unavailable, whose: impl FnOnce() -> Whose) -> Self {
+        match why {
+            Unavailable::Refused(Refusal::QueueFull { limit }) => Self::QueueFull { whose: whose(), limit: *limit },
+            Unavailable::Refused(Refusal::WaitedTooLong { waited }) => Self::QueueTimeout { whose: whose(), waited: *waited },
+            Unavailable::Broken(broken) => Self::broken(broken, whose),
+        }
+    }
+
+    /// What to tell a client whose server connection could not be opened.
+    pub fn broken(broken: &Broken, whose: impl FnOnce() -> Whose) -> Self {
+        let what = match broken {
+            Broken::Refused(error) => return Self::ServerRefused(error.clone()),
+            Broken::Connect(_) | Broken::Io(_) | Broken::Closed => "it cannot be reached",
+            Broken::TimedOut(_) => "it does not answer in time",
+            Broken::Tls(_) => "TLS with it could not be agreed on",
+            Broken::Denied(_) | Broken::NoSecret(_) | Broken::ClearWithoutTls | Broken::Method(_) => "the proxy cannot log in to it",
+            Broken::Malformed(_) => "it does not speak the protocol",
+        };
+        Self::UpstreamDown { upstream: whose().upstream, what }
+    }
+
+    /// Whether the session ends with it. `living` says that the client is logged in: then a refusal of one transaction is an ERROR, never FATAL, and the
+    /// connection survives.
+    pub fn is_fatal(&self, living: bool) -> bool {
+        !living || TABLE[self.number()].fatal
+    }
+
+    fn sqlstate(&self) -> &'static str {
+        match self {
+            Self::Malformed(Malformed::Length { .. }) => sqlstate::PROTOCOL_VIOLATION,
+            Self::BadPacket(BadPacket::Version { .. }) | Self::Unsupported(_) => sqlstate::FEATURE_NOT_SUPPORTED,
+            Self::BadPacket(BadPacket::NoUser) => sqlstate::INVALID_AUTHORIZATION,
+            Self::BadPacket(BadPacket::Options(_)) => sqlstate::SYNTAX_ERROR,
+            Self::BadPacket(BadPacket::Replication) => sqlstate::INVALID_PARAMETER_VALUE,
+            fault => TABLE[fault.number()].sqlstate,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Malformed(malformed) => malformed.to_string(),
+            Self::BadPacket(packet) => packet.to_string(),
+            Self::EarlyData => "received unencrypted data after SSL request".into(),
+            Self::TlsRequired => "SSL connection is required".into(),
+            Self::AskedTwice => "encryption was requested more than once".into(),
+            Self::Denied { user } => format!("password authentication failed for user \"{user}\""),
+            Self::Certificate { user } => format!("certificate authentication failed for user \"{user}\""),
+            Self::LoginTimeout => "canceling authentication due to timeout".into(),
+            Self::UnknownDatabase { database } => format!("database \"{database}\" does not exist"),
+            Self::Tenant { tenant } => format!("tenant \"{tenant}\" cannot be chosen"),
+            Self::TooManyClients { tenant: Some(tenant), limit } => {
+                format!("too many client connections for tenant \"{tenant}\" (limit {limit}); retry after 1000 ms")
+            }
+            Self::TooManyClients { tenant: None, limit } => format!("too many client connections (limit {limit}); retry after 1000 ms"),
+            Self::QueueFull { .. } => "too many clients are waiting for a server connection".into(),
+            Self::QueueTimeout { .. } => "no server connection became free in time".into(),
+            Self::UpstreamDown { upstream, what } => format!("upstream \"{upstream}\" is not available: {what}"),
+            Self::ServerRefused(error) => error.fields().message(),
+            Self::Draining => "the proxy is shutting down".into(),
+            Self::Shutdown | Self::Killed => "terminating connection due to administrator command".into(),
+            Self::ServerLost => "the connection to the server was lost".into(),
+            Self::IdleInTransaction { .. } => "terminating connection due to idle-in-transaction timeout".into(),
+            Self::IdleClient { .. } => "terminating connection due to idle-session timeout".into(),
+            Self::CancelledWaiting => "canceling statement due to user request".into(),
+            Self::NoUnnamedStatement => "unnamed prepared statement does not exist".into(),
+            Self::StatementMode => "transactions over several statements are not allowed in statement mode".into(),
+            Self::Unsupported(what) => format!("{what} is not supported"),
+            Self::Internal => "internal error".into(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::QueueFull { whose, limit } => Some(format!("Tenant \"{}\" has {limit} clients waiting for upstream \"{}\", as many as may.", whose.tenant, whose.upstream)),
+            Self::QueueTimeout { whose, waited } => Some(format!("A client of tenant \"{}\" waited {} ms for upstream \"{}\".", whose.tenant, waited.as_millis(), whose.upstream)),
+            Self::IdleInTransaction { limit } | Self::IdleClient { limit } => Some(format!("The limit is {} ms.", limit.as_millis())),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::QueueFull { .. } => Some("retry after 200 ms".into()),
+            Self::QueueTimeout { waited, .. } => Some(format!("retry after {} ms", waited.as_millis().clamp(200, 5000))),
+            Self::UpstreamDown { .. } => Some("retry after 1000 ms".into()),
+            Self::ServerLost => Some("Whether the transaction was committed is not known.".into()),
+            _ => None,
+        }
+    }
+
+    /// Appends the ErrorResponse. `living` as in [`is_fatal`](Self::is_fatal).
+    pub fn say(&self, out: &mut BytesMut, living: bool) {
+        let severity = if self.is_fatal(living) { "FATAL" } else { "ERROR" };
+        if let Self::ServerRefused(error) = self {
+            // Unchanged, but for the severity where the session lives on.
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let fields = error.fields().iter();
+            let fields = fields.map(|(code, value)| (code, if living && matches!(code, b'S' | b'V') { severity.to_owned() } else { text(value) }));
+            return say::error(out, fields.collect());
+        }
+        let mut fields = vec![
+            (b'S', severity.to_owned()),
+            (b'V', severity.to_owned()),
+            (b'C', self.sqlstate().to_owned()),
+            (b'M', self.message()),
+        ];
+        fields.extend(self.detail().map(|detail| (b'D', detail)));
+        fields.extend(self.hint().map(|hint| (b'H', hint)));
+        say::error(out, fields);
+    }
+}
+
+/// The reference page of all faults, in Markdown.
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# What a refused client hears\n\nGenerated from the fault table; do not edit. On a session that is logged in, a refusal of one transaction is an `ERROR`, after which the \
+         connection can be used again; a `FATAL` ends it. A refused login is always `FATAL`. The label is that of `refused_total`.\n\n| label | SQLSTATE | severity | when | what to do |\n|---|---|---|---|---|\n",
+    );
+    for Entry { label, sqlstate, fatal, what, remedy } in TABLE {
+        let severity = if fatal { "FATAL" } else { "ERROR" };
+        page.push_str(&format!("| `{label}` | `{sqlstate}` | {severity} | {what} | {remedy} |\n"));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::message::Fields;
+
+    #[test]
+    fn a_refusal_of_one_transaction_leaves_a_living_session_alive() {
+        let whose = Whose { tenant: "acme".into(), upstream: "main".into() };
+        let fault = Fault::QueueTimeout { whose, waited: Duration::from_millis(5000) };
+        for (living, severity) in [(true, &b"ERROR"[..]), (false, b"FATAL")] {
+            let mut out = BytesMut::new();
+            fault.say(&mut out, living);
+            let fields = Fields::new(&out[5..]);
+            assert_eq!(fields.field(b'S'), Some(severity));
+            assert_eq!(fields.sqlstate(), Some(sqlstate::TOO_MANY_CONNECTIONS.as_bytes()));
+            assert_eq!(fields.field(b'H'), Some(&b"retry after 5000 ms"[..]));
+        }
+    }
+
+    #[test]
+    fn a_servers_refusal_is_passed_on_unchanged() {
+        let error = ServerError::new(b"SFATAL\0VFATAL\0C3D000\0Mdatabase \"x\" does not exist\0Fpostinit.c\0\0");
+        let mut out = BytesMut::new();
+        Fault::ServerRefused(error.clone()).say(&mut out, false);
+        let (said, meant): (Vec<_>, Vec<_>) = (Fields::new(&out[5..]).iter().collect(), error.fields().iter().collect());
+        assert_eq!(said, meant);
+    }
+
+    #[test]
+    fn every_entry_of_the_table_has_its_own_label() {
+        let labels: std::collections::HashSet<&str> = LABELS.into_iter().collect();
+        assert_eq!(labels.len(), TABLE.len());
+        assert_eq!(Fault::Internal.number(), TABLE.len() - 1);
+    }
+}

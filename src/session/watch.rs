@@ -1,0 +1,183 @@
+//! What a worker knows of each of its clients, beside the task that serves it: who it is, what it does since when, and what it must be told.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::phase::{Limits, Phase, Timing};
+use crate::admission::TenantId;
+use crate::metrics::TenantShard;
+use crate::net::Peer;
+use crate::pool::Pool;
+
+/// What a client's task is told from outside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// The client has asked, over another connection, to cancel what it does.
+    Cancel,
+    /// Its wait in the queue has lasted too long.
+    Refuse(std::time::Duration),
+    /// What it runs has lasted too long.
+    Overdue,
+    /// Its transaction was left open for too long.
+    EndTransaction(std::time::Duration),
+    /// It has been idle for too long.
+    EndIdle(std::time::Duration),
+    /// It does not read.
+    Cut,
+    /// Its socket should be watched for a silent peer.
+    Watch,
+    /// The proxy is stopping: leave as soon as nothing is under way.
+    Drain,
+    /// Leave now.
+    Kill,
+}
+
+/// A tenant as its clients know it.
+#[derive(Debug)]
+pub struct Tenant {
+    /// Its place among the tenants of the configuration it came from.
+    pub id: TenantId,
+    /// Its name.
+    pub name: String,
+    /// How long its clients may do what they do.
+    pub limits: Limits,
+    /// This worker's share of its numbers.
+    pub numbers: Arc<TenantShard>,
+}
+
+/// One client of this worker.
+#[derive(Debug)]
+pub struct Watch {
+    /// The random part of its cancel key.
+    pub nonce: u32,
+    /// Whether its cancel key is a long one (protocol 3.2).
+    pub long_key: bool,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// Its tenant; replaced by a reload.
+    pub tenant: RefCell<Rc<Tenant>>,
+    timing: Cell<Timing>,
+    /// What it has left on its server connection.
+    pinned: Cell<bool>,
+    signal: Cell<Option<Signal>>,
+    draining: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    /// Its place in the list of those who are not idle.
+    pub(super) active: Cell<Option<u32>>,
+    /// Who waits until a cancel of this client's has been delivered.
+    cancels: RefCell<Vec<oneshot::Sender<()>>>,
+}
+
+impl Watch {
+    /// A client that has just logged in.
+    pub fn new(nonce: u32, long_key: bool, peer: Peer, pool: Arc<Pool>, tenant: Rc<Tenant>, now: Instant) -> Rc<Self> {
+        let timing =
+            Timing { phase: Phase::Idle, since: now, transaction_since: None, stalled_since: None, cancelling: false, watched: false };
+        tenant.numbers.clients[Phase::Idle.state(false).index()].add(1);
+        Rc::new(Self {
+            nonce,
+            long_key,
+            peer,
+            pool,
+            tenant: RefCell::new(tenant),
+            timing: Cell::new(timing),
+            pinned: Cell::new(false),
+            signal: Cell::new(None),
+            draining: Cell::new(false),
+            waker: RefCell::new(None),
+            active: Cell::new(None),
+            cancels: RefCell::default(),
+        })
+    }
+
+    /// What it does since when.
+    #[inline]
+    pub fn timing(&self) -> Timing {
+        self.timing.get()
+    }
+
+    /// It goes into another phase.
+    #[inline]
+    pub fn enter(&self, phase: Phase, now: Instant) {
+        let mut timing = self.timing.get();
+        let pinned = self.pinned.get();
+        let (from, to) = (timing.phase.state(pinned), phase.state(pinned));
+        if from != to {
+            self.tenant.borrow().numbers.moved(from, to);
+        }
+        timing.phase = phase;
+        timing.since = now;
+        timing.cancelling = false;
+        self.timing.set(timing);
+    }
+
+    /// Changes what it does since when, but not its phase.
+    #[inline]
+    pub fn set(&self, change: impl FnOnce(&mut Timing)) {
+        let mut timing = self.timing.get();
+        change(&mut timing);
+        self.timing.set(timing);
+    }
+
+    /// It has left something on its server connection, or has nothing there any more.
+    pub fn set_pinned(&self, pinned: bool) {
+        let was = self.pinned.replace(pinned);
+        let phase = self.timing.get().phase;
+        let (from, to) = (phase.state(was), phase.state(pinned));
+        if from != to {
+            self.tenant.borrow().numbers.moved(from, to);
+        }
+    }
+
+    /// It leaves.
+    pub fn gone(&self) {
+        let state = self.timing.get().phase.state(self.pinned.get());
+        self.tenant.borrow().numbers.clients[state.index()].add(-1);
+    }
+
+    /// Remembers how its task is woken; that does not change over the task's life.
+    pub fn set_waker(&self, waker: &Waker) {
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Tells its task something. What it has not taken note of yet is replaced, but never a `Kill`.
+    pub fn tell(&self, signal: Signal) {
+        if signal == Signal::Drain {
+            self.draining.set(true);
+        } else if self.signal.get() != Some(Signal::Kill) {
+            self.signal.set(Some(signal));
+        }
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What its task was told, once.
+    #[inline]
+    pub fn take_signal(&self) -> Option<Signal> {
+        self.signal.take()
+    }
+
+    /// Whether it should leave as soon as nothing is under way.
+    #[inline]
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Someone waits until a cancel of this client's has been delivered: dropping `done` tells them.
+    pub fn expect_cancel(&self, done: oneshot::Sender<()>) {
+        self.cancels.borrow_mut().push(done);
+    }
+
+    /// Those who wait for a cancel.
+    pub fn take_cancels(&self) -> Vec<oneshot::Sender<()>> {
+        self.cancels.take()
+    }
+}

@@ -1,0 +1,228 @@
+//! One worker thread: its clients, its part of the pools, and the sweep that keeps time for all of them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use slab::Slab;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::house::House;
+use super::phase::{self, Due, Phase};
+use super::watch::{Signal, Tenant, Watch};
+use crate::metrics::CancelCause;
+use crate::net::Clock;
+use crate::pool::Local;
+
+/// A message to a worker about its clients.
+#[derive(Debug)]
+pub enum Mail {
+    /// Cancel what the client with this key does.
+    Cancel {
+        /// The first word of its key.
+        pid: u32,
+        /// The rest.
+        secret: Box<[u8]>,
+        /// Dropped when the cancel has been delivered, or there is nothing to cancel.
+        done: oneshot::Sender<()>,
+    },
+    /// The proxy is stopping: clients leave as they become idle.
+    Drain,
+    /// The proxy stops now.
+    Kill,
+    /// The configuration has changed.
+    Reloaded,
+}
+
+/// Where such messages are put.
+pub type Mailbox = mpsc::UnboundedSender<Mail>;
+
+/// A worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number.
+    pub number: u16,
+    /// What it shares with all.
+    pub house: Arc<House>,
+    /// Its part of the pools.
+    pub local: Rc<Local>,
+    /// Its clock.
+    pub clock: Rc<Clock>,
+    clients: RefCell<Slab<Rc<Watch>>>,
+    active: RefCell<Vec<u32>>,
+    tenants: RefCell<Vec<Option<Rc<Tenant>>>>,
+    draining: Cell<bool>,
+    ticks: Cell<u32>,
+    /// Told each time that a client leaves.
+    pub left: Notify,
+}
+
+/// Every so many ticks idle clients and idle server connections are looked at too.
+const SELDOM: u32 = 10;
+
+impl Worker {
+    /// Worker number `number`.
+    pub fn new(number: u16, house: Arc<House>, local: Rc<Local>, clock: Rc<Clock>) -> Rc<Self> {
+        Rc::new(Self {
+            number,
+            house,
+            local,
+            clock,
+            clients: RefCell::default(),
+            active: RefCell::default(),
+            tenants: RefCell::default(),
+            draining: Cell::new(false),
+            ticks: Cell::new(0),
+            left: Notify::new(),
+        })
+    }
+
+    /// A tenant of the current configuration, by its place there.
+    pub fn tenant(&self, at: usize) -> Rc<Tenant> {
+        if let Some(Some(tenant)) = self.tenants.borrow().get(at) {
+            return Rc::clone(tenant);
+        }
+        let tenant = Rc::new(self.house.tenant(at, usize::from(self.number)));
+        let mut tenants = self.tenants.borrow_mut();
+        if tenants.len() <= at {
+            tenants.resize(at + 1, None);
+        }
+        tenants[at] = Some(Rc::clone(&tenant));
+        tenant
+    }
+
+    /// A client has logged in: its place here, which is also a part of its cancel key.
+    pub fn enroll(&self, watch: impl FnOnce(u32) -> Rc<Watch>) -> (u32, Rc<Watch>) {
+        let mut clients = self.clients.borrow_mut();
+        let entry = clients.vacant_entry();
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let watch = watch(slot);
+        entry.insert(Rc::clone(&watch));
+        if self.draining.get() {
+            watch.tell(Signal::Drain);
+        }
+        (slot, watch)
+    }
+
+    /// A client leaves.
+    pub fn strike_off(&self, slot: u32, watch: &Watch) {
+        self.rest(watch);
+        watch.gone();
+        self.clients.borrow_mut().try_remove(slot as usize);
+        self.left.notify_one();
+    }
+
+    /// How many clients are logged in.
+    pub fn clients(&self) -> usize {
+        self.clients.borrow().len()
+    }
+
+    /// A client is not idle any more: its time is kept.
+    #[inline]
+    pub fn rouse(&self, slot: u32, watch: &Watch) {
+        if watch.active.get().is_none() {
+            let mut active = self.active.borrow_mut();
+            watch.active.set(u32::try_from(active.len()).ok());
+            active.push(slot);
+        }
+    }
+
+    /// A client is idle again.
+    #[inline]
+    pub fn rest(&self, watch: &Watch) {
+        let Some(at) = watch.active.take() else { return };
+        let mut active = self.active.borrow_mut();
+        active.swap_remove(at as usize);
+        if let Some(moved) = active.get(at as usize)
+            && let Some(moved) = self.clients.borrow().get(*moved as usize)
+        {
+            moved.active.set(Some(at));
+        }
+    }
+
+    /// Looks at everybody whose time is kept; called once a tick.
+    pub fn sweep(self: &Rc<Self>, now: Instant) {
+        self.ticks.set(self.ticks.get().wrapping_add(1));
+        let seldom = self.ticks.get().is_multiple_of(SELDOM);
+        let clients = self.clients.borrow();
+        if seldom {
+            clients.iter().for_each(|(_, watch)| Self::look_at(watch, now));
+        } else {
+            self.active.borrow().iter().filter_map(|slot| clients.get(*slot as usize)).for_each(|watch| Self::look_at(watch, now));
+        }
+        drop(clients);
+        if seldom {
+            self.local.look_after_idle();
+        }
+    }
+
+    fn look_at(watch: &Watch, now: Instant) {
+        let timing = watch.timing();
+        let tenant = watch.tenant.borrow();
+        let Some(due) = phase::due(&timing, &tenant.limits, now) else { return };
+        let signal = match due {
+            Due::Refuse(waited) => Signal::Refuse(waited),
+            Due::Cancel => {
+                watch.set(|timing| timing.cancelling = true);
+                tenant.numbers.cancelled[CancelCause::Timeout.index()].add(1);
+                Signal::Overdue
+            }
+            Due::EndTransaction(limit) => Signal::EndTransaction(limit),
+            Due::EndIdle(limit) => Signal::EndIdle(limit),
+            Due::Cut => Signal::Cut,
+            Due::Watch => Signal::Watch,
+        };
+        watch.tell(signal);
+    }
+
+    /// Deals with one message.
+    pub fn receive(self: &Rc<Self>, mail: Mail) {
+        match mail {
+            Mail::Cancel { pid, secret, done } => self.cancel(pid, &secret, done),
+            Mail::Drain => {
+                self.draining.set(true);
+                self.clients.borrow().iter().for_each(|(_, watch)| watch.tell(Signal::Drain));
+            }
+            Mail::Kill => self.clients.borrow().iter().for_each(|(_, watch)| watch.tell(Signal::Kill)),
+            Mail::Reloaded => self.reload(),
+        }
+    }
+
+    /// Clients keep their tenant, by name, with the limits of the new configuration.
+    fn reload(&self) {
+        self.tenants.borrow_mut().clear();
+        self.local.set_upstreams(self.house.upstreams());
+        let config = self.house.config.load();
+        for (_, watch) in &*self.clients.borrow() {
+            let name = watch.tenant.borrow().name.clone();
+            if let Some(at) = config.tenant_named(&name) {
+                *watch.tenant.borrow_mut() = self.tenant(at);
+            }
+        }
+    }
+
+    /// The client with this key is told to cancel. A key that is nobody's is ignored without a word (H8).
+    fn cancel(&self, pid: u32, secret: &[u8], done: oneshot::Sender<()>) {
+        let slot = self.house.keys.slot(pid);
+        let clients = self.clients.borrow();
+        let Some(watch) = clients.get(slot as usize) else { return };
+        if !self.house.keys.is_secret(pid, watch.nonce, watch.long_key, secret) {
+            return;
+        }
+        match watch.timing().phase {
+            // Nothing is under way (H5).
+            Phase::Login | Phase::Idle | Phase::Open | Phase::Pinned => {}
+            Phase::Waiting | Phase::Running => {
+                watch.expect_cancel(done);
+                watch.tell(Signal::Cancel);
+            }
+        }
+    }
+
+    /// Whether new clients are still served.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get() || self.house.draining.load(Ordering::Relaxed)
+    }
+}
