@@ -50,13 +50,15 @@ impl fmt::Debug for Md5Hash {
     }
 }
 
+/// The MD5 of the parts, one after the other, in lower-case hexadecimal.
 fn hex_md5(parts: &[&[u8]]) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut hash = Md5::new();
     for part in parts {
         hash.update(part);
     }
-    let mut digits = [0; 32];
+    let mut hex = [0; 32];
     let nibbles = hash.finalize().into_iter().flat_map(|byte| [byte >> 4, byte & 0x0f]);
-    digits.iter_mut().zip(nibbles).for_each(|(digit, nibble)| *digit = if nibble < 10 { b'0' | nibble } else { b'W'.wrapping_add(nibble) });
-    digits
+    hex.iter_mut().zip(nibbles.filter_map(|nibble| DIGITS.get(usize::from(nibble)))).for_each(|(to, from)| *to = *from);
+    hex
 }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::digests::sha256;
 use super::saslprep::prepare;
 use super::verifier::SCHEME;
-use super::{Denied, Md5Hash, Verifier};
+use super::{DEFAULT_ITERATIONS, Denied, Md5Hash, Verifier};
 
 /// A text from which no secret can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +75,18 @@ impl Secret {
         match self.md5_hash(user) {
             Some(hash) if hash.matches_response(salt, response) => Ok(()),
             _ => Err(Denied::WrongPassword),
+        }
+    }
+
+    /// The verifier to check this user's SCRAM log-ins with. Of a password it is made here, at the cost of a PBKDF2: once, when the secret is
+    /// loaded, and never on a worker. Of an md5 hash none can be made, and the user is refused as one that does not exist, as in PostgreSQL.
+    pub fn scram_verifier(&self, process_key: &[u8; 32], user: &[u8]) -> Result<Verifier, Denied> {
+        match self {
+            Self::Password(password) => {
+                Verifier::from_password(password.as_bytes(), &Verifier::stable_salt(process_key, user), DEFAULT_ITERATIONS)
+            }
+            Self::Scram(verifier) => Ok(verifier.clone()),
+            Self::Md5(_) => Ok(Verifier::mock(process_key, user)),
         }
     }
 

@@ -61,7 +61,8 @@ pub struct WaitServerFinal {
     signature: [u8; 32],
 }
 
-/// Begins a log-in, choosing among the mechanisms of `AuthenticationSASL`. `nonce` must be random, and never used before.
+/// Begins a log-in, choosing among the mechanisms that `AuthenticationSASL` names (its body, split at the zeros, will do: an empty name is
+/// nobody's). `nonce` must be random, and never used before.
 pub fn start<'a>(offered: impl IntoIterator<Item = &'a [u8]>, binding: Binding<'_>, nonce: [u8; NONCE_LENGTH]) -> Result<Start, Denied> {
     let (mut plain, mut plus) = (false, false);
     for name in offered {

@@ -11,6 +11,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use attributes::Attributes;
 
 use super::Denied;
+use crate::wire::say;
+
 use super::digests::{LENGTH, hmac_sha256};
 
 /// The longest SCRAM message that is taken from a client; PostgreSQL's own limit for SASL.
@@ -35,8 +37,8 @@ impl Mechanism {
     /// The name in `AuthenticationSASL` and `SASLInitialResponse`.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::ScramSha256 => "SCRAM-SHA-256",
-            Self::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
+            Self::ScramSha256 => say::SCRAM,
+            Self::ScramSha256Plus => say::SCRAM_PLUS,
         }
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::{
     CacheKey, DEFAULT_ITERATIONS, Denied, KeyCache, Keys, MAX_DERIVED_ITERATIONS, Md5Hash, Secret, UnusableSecret, Verifier,
 };
-use super::{SALT, few, verifier};
+use super::{PROCESS_KEY, SALT, few, verifier};
 
 fn from_hex(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
@@ -84,6 +84,16 @@ fn a_password_in_the_clear_is_checked_against_every_kind_of_secret() {
     }
     let of_another_user = Secret::parse("md58bbf3f45673bf67d02e4214911f3417f").unwrap();
     assert_eq!(of_another_user.check_password(b"n", b"pencil"), Err(Denied::WrongPassword));
+}
+
+#[test]
+fn every_secret_has_a_verifier_for_scram() {
+    let made = |text: &str| Secret::parse(text).unwrap().scram_verifier(&PROCESS_KEY, b"m").unwrap();
+    assert_eq!(made("pencil").check_password(b"pencil"), Ok(()));
+    assert_eq!(made("pencil").salt(), Verifier::mock(&PROCESS_KEY, b"m").salt());
+    let stored = verifier("pencil").to_string();
+    assert_eq!(made(&stored).to_string(), stored);
+    assert!(made("md58bbf3f45673bf67d02e4214911f3417f").is_mock());
 }
 
 #[test]
