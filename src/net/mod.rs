@@ -16,6 +16,9 @@ mod portable;
 mod socket;
 pub mod tls;
 
+#[cfg(test)]
+mod tests;
+
 pub use address::{Address, socket_file};
 pub use clock::{Clock, Sleep, TICK, Ticker, now};
 pub use connect::{ConnectOptions, Keepalive, connect, connect_to};

@@ -63,12 +63,9 @@ impl Session {
 
     /// After an error: the alerts that tell the peer of it, appended to `control`. `incoming` is what the failed step left.
     pub(super) fn alerts(&mut self, incoming: &mut [u8], control: &mut Vec<u8>) {
-        let mut done = 0_usize;
-        // What was to be encoded comes out before the bytes fail again.
-        loop {
-            let rest = incoming.get_mut(done..).unwrap_or_default();
-            let step = self.step(rest, &mut |_| {}, control);
-            done = done.saturating_add(step.discard);
+        // Only as long as there is something to encode: the bytes that failed must not be looked at again.
+        while self.common().wants_write() {
+            let step = self.step(incoming, &mut |_| {}, control);
             if !matches!(step.next, Ok(Next::Again)) {
                 return;
             }

@@ -5,6 +5,7 @@
 //! PostgreSQL server runs on one self-signed certificate that is its own authority.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -64,13 +65,15 @@ impl Trust {
 
 /// Only the dates: everything else about the certificate has been vouched for by hand.
 fn verify_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now < parsed.validity().not_before.timestamp() {
-        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let time = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    let not_before = time(parsed.validity().not_before.timestamp());
+    let not_after = time(parsed.validity().not_after.timestamp());
+    if now < not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
     }
-    if now > parsed.validity().not_after.timestamp() {
-        return Err(Error::InvalidCertificate(CertificateError::Expired));
+    if now > not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
     }
     Ok(())
 }
