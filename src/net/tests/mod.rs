@@ -1,5 +1,6 @@
 //! The room against real sockets, with tokio-rustls as the oracle at the other end.
 
+mod bad_wire;
 mod certs;
 mod connect;
 mod listen;

@@ -154,7 +154,7 @@ fn clients_may_have_to_show_certificates_of_the_right_authority() {
         for (policy, required) in [(ClientCertificates::Require(ours.file()), true), (ClientCertificates::Request(ours.file()), false)] {
             let tls = ClientTls::load(&toward_clients(&server, policy)).unwrap();
             let io = receive(&ours, &tls, Opening::Requested, &[], Some(&shown)).await.unwrap();
-            assert_eq!(io.tls_info().unwrap().peer_certificates, [shown.der.clone()]);
+            assert_eq!(io.tls_info().unwrap().peer_certificates, std::slice::from_ref(&shown.der));
             assert_eq!(receive(&ours, &tls, Opening::Requested, &[], None).await.is_err(), required);
             let error = receive(&ours, &tls, Opening::Requested, &[], Some(&strange)).await.unwrap_err();
             assert!(error.to_string().contains("UnknownIssuer"), "{error}");
