@@ -6,16 +6,14 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
 use slab::Slab;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+
+use super::timer::Timer;
 
 /// How coarse the clock is.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -105,31 +103,18 @@ impl Drop for Sleep {
 
 /// What wakes a worker every [`TICK`].
 #[derive(Debug)]
-pub struct Ticker {
-    timer: AsyncFd<OwnedFd>,
-}
+pub struct Ticker(Timer);
 
 impl Ticker {
     /// A ticker of this thread's runtime.
     pub fn new() -> io::Result<Self> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: tick, it_value: tick })?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; what that guards against is a type that changes its descriptor, which OwnedFd does not"
-        )]
-        let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
-        Ok(Self { timer })
+        let timer = Timer::new()?;
+        timer.run_every(TICK)?;
+        Ok(Self(timer))
     }
 
     /// The next tick. Ticks that were missed while the worker was busy, or the machine asleep, count as one (J4). Cancel safe.
     pub async fn tick(&self) -> io::Result<()> {
-        let mut ready = self.timer.readable().await?;
-        let mut count = [0; 8];
-        // Whether or not there was something to read, the readiness has been used up.
-        let _ = rustix::io::read(self.timer.get_ref(), &mut count);
-        ready.clear_ready();
-        Ok(())
+        self.0.ran_out().await
     }
 }

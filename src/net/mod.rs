@@ -14,6 +14,7 @@ mod pause;
 mod peer;
 mod portable;
 mod socket;
+mod timer;
 pub mod tls;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Connecting to what is there, and what is said when nothing is.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::run;
-use crate::net::{Address, ConnectError, ConnectOptions, Io, Keepalive, connect, connect_to};
+use crate::net::{Address, ConnectError, ConnectOptions, Io, Keepalive, connect, connect_to, now};
 
 const OPTIONS: ConnectOptions = ConnectOptions {
     timeout: Duration::from_secs(5),
@@ -76,7 +76,7 @@ fn a_server_that_swallows_packets_is_given_up_in_time() {
         let options = ConnectOptions { timeout: Duration::from_millis(200), ..OPTIONS };
         let mut kept = Vec::new();
         let error = loop {
-            let start = Instant::now();
+            let start = now();
             match connect("127.0.0.1", port, &options).await {
                 Ok(io) => kept.push(io),
                 Err(error) => {
