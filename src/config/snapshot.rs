@@ -1,28 +1,139 @@
-//! Every setting's resolved value by its path, so that two configurations can be compared.
+//! Every setting's value by its path, and what differs between two configurations, for reload.
 
 use std::collections::BTreeMap;
 
+use serde_json::Value as Json;
+
+use super::model::Config;
 use super::secret::{MASK, SecretText};
+use super::shape::{Applies, Shape};
+use super::words::dotted;
 
 /// One setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Resolved {
+enum Resolved {
     /// As it would be written.
     Plain(String),
     /// Compared, never shown.
     Secret(SecretText),
 }
 
-impl Resolved {
-    /// What may be shown of it.
-    pub(super) fn shown(&self) -> &str {
-        match self {
-            Self::Plain(text) => text,
-            Self::Secret(_) => MASK,
+/// A setting that is set, or has a default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Setting {
+    value: Resolved,
+    applies: Applies,
+}
+
+impl Setting {
+    fn shown(&self) -> String {
+        match &self.value {
+            Resolved::Plain(text) => text.clone(),
+            Resolved::Secret(_) => MASK.to_owned(),
         }
     }
 }
 
 /// Values by path; what is not set and has no default is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Snapshot(pub(super) BTreeMap<String, Resolved>);
+pub(super) struct Snapshot(BTreeMap<String, Setting>);
+
+impl Snapshot {
+    /// What was written, and the defaults of everything else.
+    pub(super) fn of(shape: &Shape, written: &Json) -> Self {
+        let mut snapshot = Self::default();
+        snapshot.read(shape, Some(written), Applies::Restart, &mut Vec::new());
+        snapshot
+    }
+
+    fn read(&mut self, shape: &Shape, value: Option<&Json>, applies: Applies, path: &mut Vec<String>) {
+        match (shape, value) {
+            (Shape::Table(fields), value) => {
+                for field in fields {
+                    path.push(field.name.clone());
+                    let written = value.and_then(|table| table.get(&field.name));
+                    let effective = written.or(field.default.as_ref());
+                    self.read(&field.shape, effective, field.applies.unwrap_or(applies), path);
+                    path.pop();
+                }
+            }
+            (Shape::Named(each), Some(Json::Object(entries))) => {
+                for (name, entry) in entries {
+                    path.push(name.clone());
+                    self.read(each, Some(entry), applies, path);
+                    path.pop();
+                }
+            }
+            (Shape::List(each), Some(Json::Array(items))) if matches!(**each, Shape::Table(_)) => {
+                for (index, item) in items.iter().enumerate() {
+                    path.push(index.to_string());
+                    self.read(each, Some(item), applies, path);
+                    path.pop();
+                }
+            }
+            (Shape::Value(kind), Some(Json::String(text))) if kind.is_secret() => {
+                self.set(path, Resolved::Secret(SecretText::new(text.clone())), applies);
+            }
+            (Shape::Value(_), Some(Json::String(text))) => self.set(path, Resolved::Plain(text.clone()), applies),
+            (Shape::Value(_) | Shape::List(_), Some(value)) => self.set(path, Resolved::Plain(value.to_string()), applies),
+            (Shape::Value(_) | Shape::List(_) | Shape::Named(_), _) => {}
+        }
+    }
+
+    fn set(&mut self, path: &[String], value: Resolved, applies: Applies) {
+        self.0.insert(dotted(path), Setting { value, applies });
+    }
+
+    /// The secret itself, wherever it came from: a changed file is a changed password.
+    pub(super) fn resolve_secret(&mut self, path: &[String], secret: &SecretText) {
+        self.set(path, Resolved::Secret(secret.clone()), Applies::NextConnection);
+    }
+
+    /// The order of the rules decides who belongs where.
+    pub(super) fn tenant_order(&mut self, order: &[String]) {
+        let order = order.join(", ");
+        self.set(&["tenants".to_owned()], Resolved::Plain(order), Applies::NextConnection);
+    }
+}
+
+/// One setting that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The setting, such as `upstreams.main.max_connections`; `tenants` alone is the order of their rules.
+    pub path: String,
+    /// What it was; `None` where it was not set. Secrets are masked.
+    pub old: Option<String>,
+    /// What it is now.
+    pub new: Option<String>,
+    /// When that takes hold.
+    pub applies: Applies,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let or_unset = |value: &Option<String>| value.clone().unwrap_or_else(|| "(not set)".to_owned());
+        let (old, new) = (or_unset(&self.old), or_unset(&self.new));
+        write!(f, "{}: {old} -> {new} (applies: {})", self.path, self.applies.words())
+    }
+}
+
+/// What changes when the new configuration takes the place of the old one, by path.
+pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let (old, new) = (&old.snapshot.0, &new.snapshot.0);
+    let gone = old.iter().filter(|(path, _)| !new.contains_key(*path)).map(|(path, was)| (path, Some(was), None));
+    let kept = new.iter().map(|(path, is)| (path, old.get(path), Some(is)));
+    let mut changes: Vec<Change> = gone
+        .chain(kept)
+        .filter(|(_, was, is)| was.map(|was| &was.value) != is.map(|is| &is.value))
+        .filter_map(|(path, was, is)| {
+            Some(Change {
+                path: path.clone(),
+                old: was.map(Setting::shown),
+                new: is.map(Setting::shown),
+                applies: is.or(was)?.applies,
+            })
+        })
+        .collect();
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    changes
+}

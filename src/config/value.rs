@@ -333,7 +333,7 @@ macro_rules! written_as_text {
 }
 
 written_as_text! {
-    Period, "duration";
+    Period, "period";
     ByteSize, "size";
     ListenAddress, "listen-address";
     HttpAddress, "address";

@@ -65,7 +65,7 @@ proptest! {
 
     #[test]
     fn no_text_panics(text: String) {
-        for format in ["duration", "size", "listen-address", "address", "network", "ca", "glob"] {
+        for format in ["period", "size", "listen-address", "address", "network", "ca", "glob"] {
             let _ = fits_format(format, &text);
         }
     }

@@ -9,21 +9,23 @@ use crate::config::glob::Glob;
 use crate::config::value::Period;
 
 /// How a written limit becomes the one that the program goes by.
-trait Compile {
+pub trait Written: Copy {
+    /// The form that the program goes by.
     type Limit;
-    fn compile(&self) -> Self::Limit;
+    /// Turns it into that.
+    fn compile(self) -> Self::Limit;
 }
 
-impl Compile for u32 {
+impl Written for u32 {
     type Limit = u32;
-    fn compile(&self) -> u32 {
-        *self
+    fn compile(self) -> u32 {
+        self
     }
 }
 
-impl Compile for Period {
+impl Written for Period {
     type Limit = Option<Duration>;
-    fn compile(&self) -> Option<Duration> {
+    fn compile(self) -> Option<Duration> {
         self.limit()
     }
 }
@@ -69,7 +71,7 @@ macro_rules! limits {
         /// What a tenant may use; a duration that is `None` is off, a number that is 0 no limit.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Limits {
-            $($(#[doc = $doc])+ pub $name: <$type as Compile>::Limit,)+
+            $($(#[doc = $doc])+ pub $name: <$type as Written>::Limit,)+
         }
     };
 }
