@@ -43,9 +43,14 @@ pub(super) fn overlay(tree: &mut Table, shape: &Shape, variables: &Variables) ->
         let mut path = Vec::new();
         match resolve(rest, shape, Some(tree), &mut path) {
             Ok(leaf) => {
+                for list in lists_on(&path, shape) {
+                    // Where there is one already, it stays.
+                    let _ = tree.put(list, from_variable(name, Value::List(Vec::new())), false);
+                }
                 let value = read(leaf, text, name);
                 if tree.put(&path, from_variable(name, value), true).is_err() {
-                    mistakes.push(stranger(name, "leaves a gap in a list", None));
+                    let remedy = "lists count from 0 without a gap; everything else is as in the reference";
+                    mistakes.push(stranger(name, "does not fit what is set there", Some(remedy.to_owned())));
                 }
             }
             Err(remedy) => strangers.push((name, remedy)),
@@ -77,6 +82,16 @@ fn stranger(name: &str, what: &str, remedy: Option<String>) -> Mistake {
 
 fn from_variable(name: &str, value: Value) -> Node {
     Node { origin: Origin::Variable(name.to_owned()), value }
+}
+
+/// The lists of tables that a path leads through, from the outside in.
+fn lists_on<'p>(path: &'p [String], shape: &Shape) -> Vec<&'p [String]> {
+    let parts = (1..path.len()).filter_map(|length| path.get(..length));
+    parts
+        .filter(
+            |part| matches!(shape.lookup(part), Some(field) if matches!(field.shape, Shape::List(_)) && part.last() == Some(&field.name)),
+        )
+        .collect()
 }
 
 /// Finds the setting that a variable's name stands for; else what may have been meant.
@@ -121,9 +136,7 @@ fn read(shape: &Shape, text: &str, name: &str) -> Value {
             "false" | "0" | "off" | "no" => Value::Boolean(false),
             other => Value::Text(other.to_owned()),
         },
-        Shape::Value(Kind::Integer { .. }) => {
-            text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Integer)
-        }
+        Shape::Value(Kind::Integer { .. }) => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Integer),
         _ => Value::Text(text.to_owned()),
     }
 }

@@ -24,13 +24,7 @@ enum Part {
 
 impl<'a> Findings<'a> {
     pub(super) fn new(source: Source<'a>, tree: &'a Table, shape: &'a Shape) -> Self {
-        Self {
-            source,
-            tree,
-            shape,
-            mistakes: Vec::new(),
-            misfits: Vec::new(),
-        }
+        Self { source, tree, shape, mistakes: Vec::new(), misfits: Vec::new() }
     }
 
     /// A value that its setting cannot have.
@@ -80,9 +74,7 @@ impl<'a> Findings<'a> {
     }
 
     fn place(&self, path: &[String], part: Part) -> Place {
-        let hide = self.shape.lookup(path).is_some_and(|field| {
-            matches!(&field.shape, Shape::Value(kind) if kind.is_secret())
-        });
+        let hide = self.shape.lookup(path).is_some_and(|field| matches!(&field.shape, Shape::Value(kind) if kind.is_secret()));
         let origin = match self.tree.nearest(path) {
             None => None,
             Some((Entry { node: Node { origin, value: Value::List(items) }, .. }, false)) => {
@@ -90,9 +82,7 @@ impl<'a> Findings<'a> {
                 Some(item.map_or(origin, |item| &item.origin))
             }
             // A table's own span is its whole text; its header says enough.
-            Some((entry, exact)) if !exact || part == Part::Key || matches!(entry.node.value, Value::Table(_)) => {
-                Some(&entry.key_origin)
-            }
+            Some((entry, exact)) if !exact || part == Part::Key || matches!(entry.node.value, Value::Table(_)) => Some(&entry.key_origin),
             Some((entry, _)) => Some(&entry.node.origin),
         };
         match origin {

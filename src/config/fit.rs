@@ -24,15 +24,10 @@ impl Fitting<'_, '_> {
         let mut fitting = Map::new();
         for entry in &table.entries {
             self.path.push(entry.key.clone());
-            let value = match shape {
-                Shape::Named(each) => self.node(&entry.node, each, None),
-                _ => match shape.field(&entry.key) {
-                    Some(field) => self.node(&entry.node, &field.shape, Some(field)),
-                    None => {
-                        self.unknown_key(&entry.key, shape);
-                        None
-                    }
-                },
+            let value = match (shape, shape.field(&entry.key)) {
+                (Shape::Named(each), _) => self.node(&entry.node, each, None),
+                (_, Some(field)) => self.node(&entry.node, &field.shape, Some(field)),
+                (_, None) => self.unknown_key(&entry.key, shape),
             };
             if let Some(value) = value {
                 fitting.insert(entry.key.clone(), value);
@@ -45,15 +40,17 @@ impl Fitting<'_, '_> {
     fn node(&mut self, node: &Node, shape: &Shape, field: Option<&Field>) -> Option<Json> {
         match (shape, &node.value) {
             (Shape::Table(_) | Shape::Named(_), Value::Table(table)) => Some(self.table(table, shape)),
-            (Shape::List(each), Value::List(items)) => Some(self.list(items, each)),
+            (Shape::List(each), Value::List(items)) => {
+                let fitting = self.list(items, each);
+                self.warn_if_not_yet(field, &fitting);
+                Some(fitting)
+            }
             (Shape::Value(kind), value) => {
                 let fitting = self.leaf(kind, value)?;
                 self.warn_if_not_yet(field, &fitting);
                 Some(fitting)
             }
-            (Shape::List(_), Value::Text(text)) => {
-                self.wrong(format!("`{}` is a list", self.key()), format!("write [{text:?}]"))
-            }
+            (Shape::List(_), Value::Text(text)) => self.wrong(format!("`{}` is a list", self.key()), format!("write [{text:?}]")),
             (Shape::List(_), other) => {
                 self.wrong(format!("`{}` is a list, not {}", self.key(), other.kind()), "write it in brackets: [..]")
             }
@@ -124,14 +121,15 @@ impl Fitting<'_, '_> {
         self.wrong(format!("`{}` is {wanted}, not {}", self.key(), found.kind()), remedy)
     }
 
-    fn unknown_key(&mut self, key: &str, shape: &Shape) {
-        let Shape::Table(fields) = shape else { return };
+    fn unknown_key(&mut self, key: &str, shape: &Shape) -> Option<Json> {
+        let Shape::Table(fields) = shape else { return None };
         let names = || fields.iter().map(|field| field.name.as_str());
         let remedy = match nearest(key, names()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known here: {}", names().collect::<Vec<_>>().join(", ")),
         };
         self.findings.unknown_key(&self.path, format!("unknown key `{key}`"), remedy);
+        None
     }
 
     fn warn_if_not_yet(&mut self, field: Option<&Field>, value: &Json) {

@@ -75,10 +75,7 @@ impl FromStr for Glob {
 
     fn from_str(source: &str) -> Result<Self, Unfit> {
         if source.is_empty() {
-            return Err(Unfit::new(
-                "an empty pattern matches nothing",
-                "write a name, or `*` for any",
-            ));
+            return Err(Unfit::new("an empty pattern matches nothing", "write a name, or `*` for any"));
         }
         let mut parts = Vec::with_capacity(source.len());
         let mut characters = source.chars();
@@ -87,20 +84,14 @@ impl FromStr for Glob {
                 '*' if parts.last() == Some(&Part::AnyRun) => continue,
                 '*' => Part::AnyRun,
                 '?' => Part::AnyOne,
-                '\\' => Part::Exactly(characters.next().ok_or_else(|| {
-                    Unfit::new(
-                        "the pattern ends in a lone `\\`",
-                        "write `\\\\` for a backslash",
-                    )
-                })?),
+                '\\' => Part::Exactly(
+                    characters.next().ok_or_else(|| Unfit::new("the pattern ends in a lone `\\`", "write `\\\\` for a backslash"))?,
+                ),
                 other => Part::Exactly(other),
             };
             parts.push(part);
         }
-        Ok(Self {
-            source: source.to_owned(),
-            parts,
-        })
+        Ok(Self { source: source.to_owned(), parts })
     }
 }
 

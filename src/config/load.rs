@@ -73,7 +73,7 @@ fn load_text(name: &str, text: &str, upstream_url: Option<&str>, variables: &Var
     let compiled = match serde_json::from_value::<Settings>(fitting.clone()) {
         // Without the upstream that a mistyped URL was to give, everything else would seem wrong.
         Ok(_) if url_is_wrong => None,
-        Ok(settings) => compile(&settings, &fitting, variables, &mut findings),
+        Ok(settings) => Some(compile(&settings, &fitting, variables, &mut findings)),
         Err(error) => {
             findings.error(&[], format!("the settings do not fit together: {error}"), "this is a fault of pgweir: please report it");
             None
@@ -95,11 +95,7 @@ fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
 
 fn not_toml(source: &Source<'_>, error: &toml::de::Error) -> Mistake {
     let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(", ");
-    let remedy = if message.contains("duplicate key") {
-        "keep one of them"
-    } else {
-        "see https://toml.io for how values are written"
-    };
+    let remedy = if message.contains("duplicate key") { "keep one of them" } else { "see https://toml.io for how values are written" };
     Mistake {
         severity: Severity::Error,
         place: source.place(&error.span().unwrap_or(0..0), false),

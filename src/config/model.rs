@@ -10,9 +10,7 @@ use ipnet::IpNet;
 
 use super::glob::Glob;
 use super::secret::SecretText;
-use super::settings::{
-    AuthMethod, ClientCertificates, ClientTlsMode, Limits, LogFormat, PoolMode, SslMode, TlsNegotiation,
-};
+use super::settings::{AuthMethod, ClientCertificates, ClientTlsMode, Limits, LogFormat, PoolMode, SslMode, TlsNegotiation};
 use super::snapshot::Snapshot;
 use super::value::{CertificateAuthority, ListenAddress};
 
@@ -229,7 +227,7 @@ pub struct Rule {
     pub user: Option<Glob>,
     /// For the database.
     pub database: Option<Glob>,
-    /// For the application_name.
+    /// For the `application_name`.
     pub application_name: Option<Glob>,
     /// For the server name in TLS.
     pub tls_name: Option<Glob>,
@@ -266,7 +264,7 @@ pub struct Clients {
     pub write_stall_timeout: Option<Duration>,
 }
 
-/// Keepalive and TCP_USER_TIMEOUT of one leg.
+/// Keepalive and `TCP_USER_TIMEOUT` of one leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     /// Silence before the first probe; `None` sends none.
@@ -318,10 +316,7 @@ impl Rule {
             (Some(_), None) => false,
             (Some(glob), Some(name)) => glob.matches(name),
         };
-        fits(&self.user, user)
-            && fits(&self.database, database)
-            && fits(&self.application_name, application_name)
-            && tls_fits
+        fits(&self.user, user) && fits(&self.database, database) && fits(&self.application_name, application_name) && tls_fits
     }
 }
 
@@ -331,12 +326,7 @@ impl Config {
     pub fn tenant_for(&self, user: &str, database: &str, application_name: &str, tls_name: Option<&str>) -> usize {
         self.tenants
             .iter()
-            .position(|tenant| {
-                tenant
-                    .rule
-                    .as_ref()
-                    .is_some_and(|rule| rule.fits(user, database, application_name, tls_name))
-            })
+            .position(|tenant| tenant.rule.as_ref().is_some_and(|rule| rule.fits(user, database, application_name, tls_name)))
             .unwrap_or(0)
     }
 

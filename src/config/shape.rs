@@ -28,9 +28,7 @@ impl Applies {
     }
 
     fn from_words(words: &str) -> Option<Self> {
-        [Self::AtOnce, Self::NextConnection, Self::Restart]
-            .into_iter()
-            .find(|applies| applies.words() == words)
+        [Self::AtOnce, Self::NextConnection, Self::Restart].into_iter().find(|applies| applies.words() == words)
     }
 }
 
@@ -51,9 +49,14 @@ pub(super) enum Shape {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     Boolean,
-    Integer { min: i64, max: i64 },
+    Integer {
+        min: i64,
+        max: i64,
+    },
     /// Text with rules of its own, see [`super::value::fits_format`].
-    Text { format: String },
+    Text {
+        format: String,
+    },
     /// One of some words, each with its doc.
     Word(Vec<(String, String)>),
 }
@@ -160,19 +163,19 @@ impl Kind {
         if is("boolean") {
             Self::Boolean
         } else if is("integer") {
-            Self::Integer {
-                min: bound("minimum", 0),
-                max: bound("maximum", i64::from(u32::MAX)),
-            }
+            Self::Integer { min: bound("minimum", 0), max: bound("maximum", i64::from(u32::MAX)) }
         } else {
-            Self::Text {
-                format: text(schema, "format"),
-            }
+            Self::Text { format: text(schema, "format") }
         }
     }
 }
 
 impl Field {
+    /// Whether it is a tenant's limit: that has its default, and its explanation, below `defaults`.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.default.is_none() && self.example.is_none() && matches!(self.shape, Shape::Value(_))
+    }
+
     fn read(name: &str, schema: &Json) -> Self {
         // The format that a field's own attribute gives stands beside `anyOf`, not in it.
         let mut merged = without_null(schema).clone();
@@ -234,8 +237,9 @@ mod tests {
             assert!(field.text.len() > 10, "{path} has no doc");
             assert!(field.text.ends_with(['.', '`']), "{path}: {}", field.text);
             let has_value = field.default.is_some() || field.example.is_some();
-            // A tenant's limits have theirs from `defaults`.
-            assert!(has_value || path.starts_with(".tenants."), "{path} has neither default nor example");
+            let is_inherited = path.starts_with(".tenants.") && path != ".tenants.upstream" && !path.contains(".match.");
+            assert_eq!(field.is_inherited(), is_inherited, "{path} has neither default nor example");
+            assert!(has_value || is_inherited, "{path}");
         });
         assert!(count > 90, "only {count} settings were found");
     }

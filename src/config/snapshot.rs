@@ -48,10 +48,10 @@ impl Snapshot {
 
     fn read(&mut self, shape: &Shape, value: Option<&Json>, applies: Applies, path: &mut Vec<String>) {
         match (shape, value) {
-            (Shape::Table(fields), value) => {
+            (Shape::Table(fields), Some(table)) => {
                 for field in fields {
                     path.push(field.name.clone());
-                    let written = value.and_then(|table| table.get(&field.name));
+                    let written = table.get(&field.name).filter(|value| !value.is_null());
                     let effective = written.or(field.default.as_ref());
                     self.read(&field.shape, effective, field.applies.unwrap_or(applies), path);
                     path.pop();
@@ -76,7 +76,8 @@ impl Snapshot {
             }
             (Shape::Value(_), Some(Json::String(text))) => self.set(path, Resolved::Plain(text.clone()), applies),
             (Shape::Value(_) | Shape::List(_), Some(value)) => self.set(path, Resolved::Plain(value.to_string()), applies),
-            (Shape::Value(_) | Shape::List(_) | Shape::Named(_), _) => {}
+            // Not set, and without a default.
+            (Shape::Table(_) | Shape::Named(_) | Shape::List(_) | Shape::Value(_), _) => {}
         }
     }
 
@@ -126,12 +127,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         .chain(kept)
         .filter(|(_, was, is)| was.map(|was| &was.value) != is.map(|is| &is.value))
         .filter_map(|(path, was, is)| {
-            Some(Change {
-                path: path.clone(),
-                old: was.map(Setting::shown),
-                new: is.map(Setting::shown),
-                applies: is.or(was)?.applies,
-            })
+            Some(Change { path: path.clone(), old: was.map(Setting::shown), new: is.map(Setting::shown), applies: is.or(was)?.applies })
         })
         .collect();
     changes.sort_by(|a, b| a.path.cmp(&b.path));

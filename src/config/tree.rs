@@ -94,13 +94,12 @@ impl Table {
         }
         let deeper = match &entry.node.value {
             Value::Table(table) => table.nearest(rest),
-            Value::List(items) => rest
-                .first()
-                .and_then(|index| items.get(index.parse::<usize>().ok()?))
-                .and_then(|item| match &item.value {
+            Value::List(items) => {
+                rest.first().and_then(|index| items.get(index.parse::<usize>().ok()?)).and_then(|item| match &item.value {
                     Value::Table(table) => table.nearest(rest.get(1..)?),
                     _ => None,
-                }),
+                })
+            }
             _ => None,
         };
         Some(deeper.unwrap_or((entry, false)))
@@ -111,22 +110,16 @@ impl Table {
         let Some((key, rest)) = path.split_first() else {
             return Ok(());
         };
-        let at = match self.entries.iter().position(|entry| entry.key == *key) {
-            Some(at) => at,
-            None => {
-                let value = if rest.is_empty() { node.value.clone() } else { Value::Table(Self::default()) };
-                self.entries.push(Entry {
-                    key: key.clone(),
-                    key_origin: node.origin.clone(),
-                    node: Node { origin: node.origin.clone(), value },
-                });
-                if rest.is_empty() {
-                    return Ok(());
-                }
-                self.entries.len() - 1
-            }
-        };
-        let Some(entry) = self.entries.get_mut(at) else {
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == *key) else {
+            let origin = node.origin.clone();
+            let mut below = Self::default();
+            let node = if rest.is_empty() {
+                node
+            } else {
+                below.put(rest, node, replace)?;
+                Node { origin: origin.clone(), value: Value::Table(below) }
+            };
+            self.entries.push(Entry { key: key.clone(), key_origin: origin, node });
             return Ok(());
         };
         match (&mut entry.node.value, rest) {
@@ -158,11 +151,7 @@ fn put_in_list(items: &mut Vec<Node>, index: &str, below: &[String], node: Node,
 fn read_table(table: DeTable<'_>) -> Table {
     let mut entries: Vec<Entry> = table
         .into_iter()
-        .map(|(key, value)| Entry {
-            key_origin: Origin::File(key.span()),
-            key: key.into_inner().into_owned(),
-            node: read_value(value),
-        })
+        .map(|(key, value)| Entry { key_origin: Origin::File(key.span()), key: key.into_inner().into_owned(), node: read_value(value) })
         .collect();
     // The parser sorts by name; tenants go by the order of the file.
     entries.sort_by_key(|entry| match &entry.key_origin {

@@ -13,8 +13,19 @@ const FORM: &str = "write postgres://USER:PASSWORD@HOST:5432/DATABASE, with spec
 
 /// Keys of the query that are understood.
 const KEYS: [&str; 13] = [
-    "sslmode", "sslrootcert", "sslcert", "sslkey", "sslnegotiation", "application_name", "connect_timeout", "host", "port", "user",
-    "password", "dbname", "max_connections",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslnegotiation",
+    "application_name",
+    "connect_timeout",
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "max_connections",
 ];
 
 /// What a URL says.
@@ -58,9 +69,10 @@ pub(super) fn overlay(tree: &mut Table, url: &str, origin: &str) -> Vec<Mistake>
 type Wrong = (String, String);
 
 fn decoded(text: &str) -> Result<String, Wrong> {
-    percent_decode_str(text).decode_utf8().map(|text| text.into_owned()).map_err(|_| {
-        ("the URL holds a %XX that is no UTF-8".to_owned(), FORM.to_owned())
-    })
+    percent_decode_str(text)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| ("the URL holds a %XX that is no UTF-8".to_owned(), FORM.to_owned()))
 }
 
 fn parse(url: &str) -> Result<Parts, Wrong> {

@@ -25,10 +25,7 @@ pub struct Unfit {
 impl Unfit {
     /// Both halves in words.
     pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        Self { what: what.into(), remedy: remedy.into() }
     }
 }
 
@@ -38,7 +35,7 @@ pub struct Period(pub Duration);
 
 impl Period {
     /// The longest that is accepted, so that adding one to a clock never overflows.
-    pub const LONGEST: Duration = Duration::from_secs(3_650 * 86_400);
+    pub const LONGEST: Duration = Duration::from_hours(3_650 * 24);
 
     /// So many milliseconds.
     pub const fn millis(millis: u64) -> Self {
@@ -56,7 +53,8 @@ impl Period {
     }
 }
 
-const PERIOD_REMEDY: &str = "write a number with its unit, such as \"250ms\", \"5s\", \"1m30s\" or \"1h\" (units ms, s, m, h, d); \"0\" is off";
+const PERIOD_REMEDY: &str =
+    "write a number with its unit, such as \"250ms\", \"5s\", \"1m30s\" or \"1h\" (units ms, s, m, h, d); \"0\" is off";
 
 impl FromStr for Period {
     type Err = Unfit;
@@ -73,9 +71,7 @@ impl FromStr for Period {
         let mut rest = text;
         while !rest.is_empty() {
             let (number, unit, after) = number_and_unit(rest);
-            let number: u64 = number
-                .parse()
-                .map_err(|_| unfit(format!("`{text}` is not a duration")))?;
+            let number: u64 = number.parse().map_err(|_| unfit(format!("`{text}` is not a duration")))?;
             let millis = match unit {
                 "ms" => 1,
                 "s" => 1_000,
@@ -83,18 +79,13 @@ impl FromStr for Period {
                 "h" => 3_600_000,
                 "d" => 86_400_000,
                 "" => return Err(unfit(format!("the duration `{text}` has no unit"))),
-                other => return Err(unfit(format!("`{other}` is no unit of time"))),
+                other => return Err(unfit(format!("`{}` is no unit of time", other.trim()))),
             };
             total = number
                 .checked_mul(millis)
                 .and_then(|part| total.checked_add(part))
                 .filter(|total| Duration::from_millis(*total) <= Self::LONGEST)
-                .ok_or_else(|| {
-                    Unfit::new(
-                        format!("`{text}` is too long"),
-                        "write at most \"3650d\", or \"0\" for no limit",
-                    )
-                })?;
+                .ok_or_else(|| Unfit::new(format!("`{text}` is too long"), "write at most \"3650d\", or \"0\" for no limit"))?;
             rest = after;
         }
         Ok(Self::millis(total))
@@ -180,11 +171,8 @@ impl FromStr for ListenAddress {
     fn from_str(text: &str) -> Result<Self, Unfit> {
         match text.strip_prefix("unix:") {
             Some(folder) if folder.starts_with('/') => Ok(Self::Unix(PathBuf::from(folder))),
-            Some(_) => Err(Unfit::new(
-                format!("`{text}` does not name a folder from the root"),
-                "write \"unix:/run/pgweir\"",
-            )),
-            None => text.parse::<HttpAddress>().map(|address| Self::Tcp(address.0)),
+            Some(_) => Err(Unfit::new(format!("`{text}` does not name a folder from the root"), "write \"unix:/run/pgweir\"")),
+            None => socket_address(text).map(Self::Tcp),
         }
     }
 }
@@ -198,37 +186,42 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// An IP address and a port, for what listens on TCP only.
+/// An IP address and a port for HTTP, or `"off"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HttpAddress(pub SocketAddr);
+pub struct HttpAddress(pub Option<SocketAddr>);
 
 impl FromStr for HttpAddress {
     type Err = Unfit;
 
     fn from_str(text: &str) -> Result<Self, Unfit> {
-        let remedy = "write an IP address and a port, such as \"0.0.0.0:6432\", \"127.0.0.1:6432\" or \"[::]:6432\"";
-        if let Ok(address) = text.parse() {
-            return Ok(Self(address));
+        match text {
+            "off" => Ok(Self(None)),
+            address => socket_address(address).map(|address| Self(Some(address))),
         }
-        let port = text.rsplit_once(':').and_then(|(host, port)| {
-            (host == "localhost").then(|| port.parse().ok()).flatten()
-        });
-        if let Some(port) = port {
-            return Ok(Self(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
-        }
-        let what = if text.parse::<IpAddr>().is_ok() {
-            format!("`{text}` has no port")
-        } else {
-            format!("`{text}` is not an address to listen on")
-        };
-        Err(Unfit::new(what, remedy))
     }
 }
 
 impl fmt::Display for HttpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        match self.0 {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("off"),
+        }
     }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, Unfit> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let port = text.rsplit_once(':').and_then(|(host, port)| (host == "localhost").then(|| port.parse().ok()).flatten());
+    if let Some(port) = port {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    let what =
+        if text.parse::<IpAddr>().is_ok() { format!("`{text}` has no port") } else { format!("`{text}` is not an address to listen on") };
+    let remedy = "write an IP address and a port, such as \"0.0.0.0:6432\", \"127.0.0.1:6432\" or \"[::]:6432\"";
+    Err(Unfit::new(what, remedy))
 }
 
 /// A network in CIDR form; a bare address is a network of one.
@@ -242,12 +235,8 @@ impl FromStr for Network {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self(IpNet::from(address)));
         }
-        let net: IpNet = text.parse().map_err(|_| {
-            Unfit::new(
-                format!("`{text}` is not a network"),
-                "write it as \"10.0.0.0/8\" or \"::1/128\"",
-            )
-        })?;
+        let net: IpNet =
+            text.parse().map_err(|_| Unfit::new(format!("`{text}` is not a network"), "write it as \"10.0.0.0/8\" or \"::1/128\""))?;
         if net.trunc() == net {
             return Ok(Self(net));
         }

@@ -13,7 +13,7 @@ fn durations_are_numbers_with_units() {
     assert_eq!(period("250ms"), Ok(Duration::from_millis(250)));
     assert_eq!(period("5s"), Ok(Duration::from_secs(5)));
     assert_eq!(period("1m30s"), Ok(Duration::from_secs(90)));
-    assert_eq!(period("1h"), Ok(Duration::from_secs(3600)));
+    assert_eq!(period("1h"), Ok(Duration::from_hours(1)));
     assert_eq!(period("0"), Ok(Duration::ZERO));
     assert_eq!("0".parse::<Period>().unwrap().limit(), None);
     for wrong in ["", "5", "5 s", "s", "-1s", "1.5s", "5min", "99999999999999999999s", "4000d"] {
@@ -53,7 +53,7 @@ fn a_network_that_says_more_than_it_seems_is_refused() {
 
 proptest! {
     #[test]
-    fn durations_are_written_as_they_are_read(millis in 0..Period::LONGEST.as_millis() as u64) {
+    fn durations_are_written_as_they_are_read(millis in 0..315_360_000_000_u64) {
         let period = Period::millis(millis);
         prop_assert_eq!(period.to_string().parse(), Ok(period));
     }

@@ -36,9 +36,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// The path as it would be written in TOML.
 pub(super) fn dotted(path: &[String]) -> String {
-    let bare = |key: &&String| {
-        !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-')
-    };
+    let bare = |key: &&String| !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
     let keys = path.iter().map(|key| if bare(&key) { key.clone() } else { format!("{key:?}") });
     keys.collect::<Vec<_>>().join(".")
 }

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Compiling;
 use crate::config::model::{ClientTcp, ClientTls, Clients, Identity, Keepalive, Listen, ServerTls};
-use crate::config::settings::{
-    ClientCertificates, ClientTlsMode, ServerTlsSettings, SslMode, TlsNegotiation,
-};
+use crate::config::settings::{ClientCertificates, ClientTlsMode, ServerTlsSettings, SslMode, TlsNegotiation};
 use crate::config::value::{CertificateAuthority, ListenAddress};
 use crate::config::words::path;
 
@@ -19,8 +17,8 @@ impl Compiling<'_, '_> {
         }
         let mut seen: Vec<(String, String)> = Vec::new();
         let postgres = listen.postgres.iter().map(|address| (address.to_string(), "postgres".to_owned()));
-        let http = listen.http.iter().map(|address| (address.to_string(), "http".to_owned()));
-        let api = listen.api.iter().map(|address| (address.to_string(), "api".to_owned()));
+        let http = listen.http.0.iter().map(|address| (address.to_string(), "http".to_owned()));
+        let api = listen.api.0.iter().map(|address| (address.to_string(), "api".to_owned()));
         for (address, key) in postgres.chain(http).chain(api) {
             // Port 0 asks for any free one.
             let twice = seen.iter().find(|(other, _)| *other == address && !address.ends_with(":0"));
@@ -30,11 +28,7 @@ impl Compiling<'_, '_> {
             }
             seen.push((address, key));
         }
-        Listen {
-            postgres: listen.postgres.clone(),
-            http: listen.http.map(|address| address.0),
-            api: listen.api.map(|address| address.0),
-        }
+        Listen { postgres: listen.postgres.clone(), http: listen.http.0, api: listen.api.0 }
     }
 
     pub(super) fn client_tls(&mut self) -> ClientTls {
@@ -61,12 +55,7 @@ impl Compiling<'_, '_> {
             }
         }
         self.authority(&at, tls.ca.as_ref());
-        ClientTls {
-            mode: tls.mode,
-            identity,
-            ca: tls.ca.clone(),
-            client_certificates: tls.client_certificates,
-        }
+        ClientTls { mode: tls.mode, identity, ca: tls.ca.clone(), client_certificates: tls.client_certificates }
     }
 
     pub(super) fn server_tls(&mut self, at: &[String], tls: &ServerTlsSettings) -> ServerTls {
@@ -96,9 +85,7 @@ impl Compiling<'_, '_> {
     /// A certificate and its key: both or neither.
     fn identity(&mut self, at: &[String], cert: Option<&Path>, key: Option<&Path>) -> Option<Identity> {
         let here = |name: &str| [at, &[name.to_owned()]].concat();
-        let mut look = |name: &str, file: Option<&Path>| -> Option<PathBuf> {
-            file.map(|file| self.file(&here(name), file))
-        };
+        let mut look = |name: &str, file: Option<&Path>| -> Option<PathBuf> { file.map(|file| self.file(&here(name), file)) };
         let (cert, key) = (look("cert", cert), look("key", key));
         match (&cert, &key) {
             (Some(_), None) => self.findings.error(&here("cert"), "`cert` needs its `key`", "name the file of the private key"),
@@ -129,7 +116,11 @@ impl Compiling<'_, '_> {
         ClientTcp {
             working: Keepalive {
                 idle: tcp.keepalive_idle.limit(),
-                interval: self.needed(&at, tcp.keepalive_interval, "write a time such as \"5s\"; to send no probes, set keepalive_idle = \"0\""),
+                interval: self.needed(
+                    &at,
+                    tcp.keepalive_interval,
+                    "write a time such as \"5s\"; to send no probes, set keepalive_idle = \"0\"",
+                ),
                 count: tcp.keepalive_count,
                 user_timeout: tcp.user_timeout.limit(),
             },
@@ -142,7 +133,11 @@ impl Compiling<'_, '_> {
         let at = path(["tcp", "server", "keepalive_interval"]);
         Keepalive {
             idle: tcp.keepalive_idle.limit(),
-            interval: self.needed(&at, tcp.keepalive_interval, "write a time such as \"10s\"; to send no probes, set keepalive_idle = \"0\""),
+            interval: self.needed(
+                &at,
+                tcp.keepalive_interval,
+                "write a time such as \"10s\"; to send no probes, set keepalive_idle = \"0\"",
+            ),
             count: tcp.keepalive_count,
             user_timeout: tcp.user_timeout.limit(),
         }

@@ -38,11 +38,7 @@ impl Compiling<'_, '_> {
         let password = self.secret(
             &at,
             "password",
-            &Written {
-                text: written.password.as_ref(),
-                variable: written.password_env.as_deref(),
-                file: written.password_file.as_deref(),
-            },
+            &Written { text: written.password.as_ref(), variable: written.password_env.as_deref(), file: written.password_file.as_deref() },
         );
         let server_password = self.secret(
             &at,
@@ -56,7 +52,8 @@ impl Compiling<'_, '_> {
         if let Some(verifier) = &written.verifier {
             if !is_verifier(verifier) {
                 let what = "`verifier` is not what PostgreSQL stores in place of a password";
-                let remedy = "write rolpassword from pg_authid: SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>, or md5<32 hex digits>";
+                let remedy =
+                    "write rolpassword from pg_authid: SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>, or md5<32 hex digits>";
                 self.findings.error(&here("verifier"), what, remedy);
             }
             if password.is_some() {
@@ -107,10 +104,7 @@ impl Compiling<'_, '_> {
             let what = "everybody who reaches the port is believed to be whoever they say";
             self.findings.warning(&path(["auth", "trust_networks"]), what, "name the networks that you mean");
         }
-        Auth {
-            method: auth.method,
-            trust_networks: auth.trust_networks.iter().map(|network| network.0).collect(),
-        }
+        Auth { method: auth.method, trust_networks: auth.trust_networks.iter().map(|network| network.0).collect() }
     }
 
     pub(super) fn console(&mut self) -> Console {
@@ -145,11 +139,7 @@ impl Compiling<'_, '_> {
             let secret = self.secret(
                 &at,
                 "secret",
-                &Written {
-                    text: written.secret.as_ref(),
-                    variable: written.secret_env.as_deref(),
-                    file: written.secret_file.as_deref(),
-                },
+                &Written { text: written.secret.as_ref(), variable: written.secret_env.as_deref(), file: written.secret_file.as_deref() },
             );
             let (Some(id), Some(user)) = (&written.id, &written.user) else {
                 self.findings.missing(&at, "an access key needs `id` and `user`", "add what is missing");

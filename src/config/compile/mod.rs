@@ -29,7 +29,7 @@ struct Compiling<'a, 'f> {
 }
 
 /// The configuration; its value counts only when no error was found.
-pub(super) fn compile(settings: &Settings, written: &Json, variables: &Variables, findings: &mut Findings<'_>) -> Option<Config> {
+pub(super) fn compile(settings: &Settings, written: &Json, variables: &Variables, findings: &mut Findings<'_>) -> Config {
     let snapshot = Snapshot::of(findings.shape, written);
     let mut compiling = Compiling { settings, variables, findings, snapshot };
     let upstreams = compiling.upstreams();
@@ -39,7 +39,7 @@ pub(super) fn compile(settings: &Settings, written: &Json, variables: &Variables
     let access_keys = compiling.access_keys();
     let mut named = databases;
     let any_database = named.remove("*");
-    Some(Config {
+    Config {
         listen: compiling.listen(),
         client_tls: compiling.client_tls(),
         upstreams,
@@ -56,7 +56,7 @@ pub(super) fn compile(settings: &Settings, written: &Json, variables: &Variables
         process: compiling.process(),
         log: compiling.log(),
         snapshot: compiling.snapshot,
-    })
+    }
 }
 
 impl Compiling<'_, '_> {

@@ -17,11 +17,7 @@ impl Compiling<'_, '_> {
     /// The secret that the table at `table` holds under `key`.
     pub(super) fn secret(&mut self, table: &[String], key: &str, written: &Written<'_>) -> Option<SecretText> {
         let at = |suffix: &str| [table, &[format!("{key}{suffix}")]].concat();
-        let ways = [
-            (written.text.is_some(), ""),
-            (written.variable.is_some(), "_env"),
-            (written.file.is_some(), "_file"),
-        ];
+        let ways = [(written.text.is_some(), ""), (written.variable.is_some(), "_env"), (written.file.is_some(), "_file")];
         let mut given = ways.iter().filter(|(is_given, _)| *is_given).map(|(_, suffix)| suffix);
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             let what = format!("`{key}{first}` and `{key}{second}` are both set");

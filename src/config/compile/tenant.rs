@@ -17,7 +17,8 @@ impl Compiling<'_, '_> {
             upstream: None,
             limits: TenantSettings::default().limits(&settings.defaults),
         }];
-        let order: Vec<String> = self.findings.tree.table("tenants").map(|table| table.keys().map(str::to_owned).collect()).unwrap_or_default();
+        let order: Vec<String> =
+            self.findings.tree.table("tenants").map(|table| table.keys().map(str::to_owned).collect()).unwrap_or_default();
         for name in &order {
             let Some(written) = settings.tenants.get(name) else { continue };
             let at = path(["tenants", name]);

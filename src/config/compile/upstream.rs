@@ -142,12 +142,7 @@ impl Compiling<'_, '_> {
             let what = "`auth_query` runs on a control connection, and there is none";
             self.findings.error(&here("control_connections"), what, "write at least 1");
         }
-        Some(AuthQuery {
-            query: written.auth_query.clone(),
-            user: user.clone(),
-            password,
-            dbname: written.auth_dbname.clone(),
-        })
+        Some(AuthQuery { query: written.auth_query.clone(), user: user.clone(), password, dbname: written.auth_dbname.clone() })
     }
 
     pub(super) fn databases(&mut self) -> BTreeMap<String, Database> {
@@ -173,10 +168,8 @@ impl Compiling<'_, '_> {
             self.known_upstream(&[&at[..], &["upstream".to_owned()]].concat(), upstream);
             let dbname = written.dbname.clone();
             let own_name = (name != "*").then(|| name.clone());
-            databases.insert(
-                name.clone(),
-                Database { upstream: upstream.clone(), dbname: dbname.or(own_name), pool_mode: written.pool_mode },
-            );
+            databases
+                .insert(name.clone(), Database { upstream: upstream.clone(), dbname: dbname.or(own_name), pool_mode: written.pool_mode });
         }
         databases
     }

@@ -15,26 +15,24 @@ pub struct ListenSettings {
     /// applies: restart
     #[schemars(example = ["0.0.0.0:6432", "unix:/run/pgweir"])]
     pub postgres: Vec<ListenAddress>,
-    /// Address for operations: `/metrics`, `/healthz`, `/readyz`, `/status`. Off unless named: it answers without a password, so keep it off public networks.
+    /// Address for operations: `/metrics`, `/healthz`, `/readyz`, `/status`; `"off"` for none. It answers without a password: keep it off public networks.
     ///
     /// applies: restart
-    #[schemars(example = &"0.0.0.0:9632")]
-    pub http: Option<HttpAddress>,
-    /// Address for SQL over HTTP. Off unless named.
+    pub http: HttpAddress,
+    /// Address for SQL over HTTP, such as `"0.0.0.0:8443"`; `"off"` for none.
     ///
     /// not in force yet: SQL over HTTP is not built.
     ///
     /// applies: restart
-    #[schemars(example = &"0.0.0.0:8443")]
-    pub api: Option<HttpAddress>,
+    pub api: HttpAddress,
 }
 
 impl Default for ListenSettings {
     fn default() -> Self {
         Self {
             postgres: vec![ListenAddress::Tcp(([0, 0, 0, 0], 6432).into())],
-            http: None,
-            api: None,
+            http: HttpAddress(Some(([0, 0, 0, 0], 9632).into())),
+            api: HttpAddress(None),
         }
     }
 }
@@ -62,11 +60,7 @@ pub struct ClientsSettings {
 
 impl Default for ClientsSettings {
     fn default() -> Self {
-        Self {
-            max_clients: 20_000,
-            login_timeout: Period::secs(15),
-            write_stall_timeout: Period::secs(30),
-        }
+        Self { max_clients: 20_000, login_timeout: Period::secs(15), write_stall_timeout: Period::secs(30) }
     }
 }
 
@@ -98,7 +92,7 @@ pub struct KeepaliveClientSettings {
     /// applies: next connection
     #[schemars(range(min = 1, max = 127))]
     pub keepalive_count: u32,
-    /// How long sent data may stay unacknowledged while work is open (TCP_USER_TIMEOUT); then the client counts as gone. `"0"` leaves it to the system.
+    /// How long sent data may stay unacknowledged while work is open (`TCP_USER_TIMEOUT`); then the client counts as gone. `"0"` leaves it to the system.
     ///
     /// applies: next connection
     pub user_timeout: Period,
@@ -138,7 +132,7 @@ pub struct KeepaliveServerSettings {
     /// applies: next connection
     #[schemars(range(min = 1, max = 127))]
     pub keepalive_count: u32,
-    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT); then the server connection counts as lost. `"0"` leaves it to the system.
+    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`); then the server connection counts as lost. `"0"` leaves it to the system.
     ///
     /// applies: next connection
     pub user_timeout: Period,
@@ -146,11 +140,6 @@ pub struct KeepaliveServerSettings {
 
 impl Default for KeepaliveServerSettings {
     fn default() -> Self {
-        Self {
-            keepalive_idle: Period::secs(30),
-            keepalive_interval: Period::secs(10),
-            keepalive_count: 3,
-            user_timeout: Period::secs(15),
-        }
+        Self { keepalive_idle: Period::secs(30), keepalive_interval: Period::secs(10), keepalive_count: 3, user_timeout: Period::secs(15) }
     }
 }

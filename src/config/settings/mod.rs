@@ -22,9 +22,7 @@ pub use listen::{ClientsSettings, KeepaliveClientSettings, KeepaliveServerSettin
 pub use login::{AuthMethod, AuthSettings, DatabaseSettings, PoolMode, UserSettings};
 pub use process::{LogFormat, LogSettings, ProcessSettings};
 pub use tenant::{DefaultsSettings, Limits, MatchSettings, TenantSettings};
-pub use tls::{
-    ClientCertificates, ClientTlsMode, ClientTlsSettings, ServerTlsSettings, SslMode, TlsNegotiation, TlsSettings,
-};
+pub use tls::{ClientCertificates, ClientTlsMode, ClientTlsSettings, ServerTlsSettings, SslMode, TlsNegotiation, TlsSettings};
 pub use upstream::UpstreamSettings;
 
 /// The configuration of pgweir, in TOML. Unknown keys are errors. Durations are written `"250ms"`, `"5s"`, `"1m30s"` or `"1h"`, and `"0"` is off or

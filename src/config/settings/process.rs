@@ -31,12 +31,7 @@ pub struct ProcessSettings {
 
 impl Default for ProcessSettings {
     fn default() -> Self {
-        Self {
-            workers: 0,
-            read_buffer: ByteSize(32 << 10),
-            shutdown_grace: Period::secs(5),
-            shutdown_timeout: Period::secs(25),
-        }
+        Self { workers: 0, read_buffer: ByteSize(32 << 10), shutdown_grace: Period::secs(5), shutdown_timeout: Period::secs(25) }
     }
 }
 
@@ -68,9 +63,6 @@ pub struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            level: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, level: "info".to_owned() }
     }
 }

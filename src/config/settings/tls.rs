@@ -95,7 +95,7 @@ pub enum SslMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsNegotiation {
-    /// Asked for with an SSLRequest, which every PostgreSQL understands.
+    /// Asked for with an `SSLRequest`, which every PostgreSQL understands.
     #[default]
     Postgres,
     /// At once, which saves a round trip; PostgreSQL 17 and later. Needs `mode` to be `"require"` or stricter.

@@ -10,7 +10,8 @@ use crate::config::secret::SecretText;
 use crate::config::value::Period;
 
 /// What `auth_query` asks unless it is set: PgBouncer's question, which answers nothing for an expired password.
-const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname = $1 AND rolcanlogin";
+const AUTH_QUERY: &str =
+    "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname = $1 AND rolcanlogin";
 
 /// One PostgreSQL server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -81,7 +82,7 @@ pub struct UpstreamSettings {
     /// The role that runs `auth_query`. It must be allowed to read what the query reads. Off unless named.
     ///
     /// applies: next connection
-    #[schemars(example = &"pgweir_auth")]
+    #[schemars(example = &"auth_reader")]
     pub auth_user: Option<String>,
     /// The password of `auth_user`.
     ///
