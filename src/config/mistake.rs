@@ -141,7 +141,8 @@ fn masked(line: &str, shown: Range<usize>) -> String {
     let lower = line.to_ascii_lowercase();
     let secret_from = lower.find('=').filter(|equals| {
         let key = lower.get(..*equals).unwrap_or("");
-        ["pass", "secret", "verifier"].iter().any(|word| key.contains(word))
+        let names_a_secret = ["pass", "secret", "verifier"].iter().any(|word| key.contains(word));
+        names_a_secret && !key.trim_end().ends_with("_file")
     });
     let mut quote = None;
     let mut escaped = false;

@@ -284,6 +284,16 @@ impl fmt::Display for CertificateAuthority {
     }
 }
 
+/// Whether a text can name a variable. What cannot is not repeated: it may be the secret itself, written in the wrong place.
+fn variable_fits(text: &str) -> Result<(), Unfit> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !text.is_empty() && text.chars().all(is_name) && !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok(());
+    }
+    let remedy = "write the name of a variable of the environment, such as \"APP_PASSWORD\", without `$`";
+    Err(Unfit::new("this is not the name of a variable", remedy))
+}
+
 /// Gives a type that is written as one text its serde and schema, the latter with the `format` that the checker knows it by.
 macro_rules! written_as_text {
     ($($type:ty, $format:literal;)*) => {$(
@@ -315,6 +325,7 @@ macro_rules! written_as_text {
         pub fn fits_format(format: &str, text: &str) -> Result<(), Unfit> {
             match format {
                 $($format => text.parse::<$type>().map(drop),)*
+                "variable" => variable_fits(text),
                 _ => Ok(()),
             }
         }

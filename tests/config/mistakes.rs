@@ -93,6 +93,9 @@ fn secrets_are_given_once_and_exist() {
     expect(&user("password = \"x\"\npassword_env = \"SET\""), &[("\"SET\"", "`password` and `password_env` are both set", "keep one")]);
     expect(&user("password_env = \"UNSET\""), &[("\"UNSET\"", "the variable UNSET is not set", "export UNSET")]);
     expect(&user("password_file = \"/nonexistent/x\""), &[("\"/nonexistent/x\"", "/nonexistent/x cannot be read", "may read")]);
+    expect(&user("password_env = \"$SET\""), &[("\"$SET\"", "not the name of a variable", "without `$`")]);
+    let misplaced = load(&user("password_env = \"hunter-2\""), &[]).unwrap_err();
+    assert!(!misplaced.iter().any(|mistake| mistake.to_string().contains("hunter")), "{misplaced:?}");
     expect(&user("password = \"\""), &[("\"\"", "is empty", "give one")]);
     expect(&user("verifier = \"SCRAM-SHA-1$x\""), &[("\"SCRAM-SHA-1$x\"", "not what PostgreSQL stores", "pg_authid")]);
     let shown = load(&user("verifier = \"hunter2\""), &[]).unwrap_err();
@@ -142,6 +145,8 @@ fn a_guarantee_larger_than_the_budget_is_an_error() {
     let apart = format!("{tenants}upstream = \"second\"\n[upstreams.second]\nhost = \"x\"\n");
     assert!(load(&with(&apart), &[]).is_ok());
     let large = load(&with("[defaults]\nmax_server_connections = 400\n"), &[]).unwrap();
+    let twice = load(&with("[upstreams.other]\nhost = \"db.internal\"\n"), &[]).unwrap();
+    assert!(twice.warnings[0].what.contains("`main` and `other` are the same server"), "{:?}", twice.warnings);
     assert!(large.warnings[0].what.contains("more than the whole budget of `main` (40)"), "{:?}", large.warnings);
 }
 

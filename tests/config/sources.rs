@@ -187,7 +187,7 @@ fn a_wrong_url_is_told_without_its_password() {
         ("postgres://a:hunter2@h:port/c", "port is not a number"),
         ("postgres://a:hunter2@h:70000/c", "from 1 to 65535"),
         ("postgres://a:hunter2%ff@h/c", "no UTF-8"),
-        ("postgres://a:hunter2@h/c?sslmode=verify-full", "name its PEM file as `ca`"),
+        ("postgres://a:hunter2@h/c?sslmode=verify-full", "`sslrootcert`"),
     ] {
         let found = told_of(from_url(url));
         assert!(found.contains("PGWEIR_UPSTREAM: error: ") && found.contains(told), "{url}: {found}");

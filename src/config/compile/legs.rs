@@ -62,7 +62,7 @@ impl Compiling<'_, '_> {
         let here = |key: &str| [at, &[key.to_owned()]].concat();
         if matches!(tls.mode, SslMode::VerifyCa | SslMode::VerifyFull) && tls.ca.is_none() && !self.findings.is_doubtful(at) {
             let what = "the certificate cannot be verified without a `ca`";
-            self.findings.error(&here("mode"), what, "name its PEM file as `ca`, or write ca = \"system\"");
+            self.findings.error(&here("mode"), what, "name its PEM file as `ca` (in a URL: `sslrootcert`), or write ca = \"system\"");
         }
         if tls.ca == Some(CertificateAuthority::System) && tls.mode < SslMode::VerifyFull {
             // libpq's own rule: anybody has a certificate that some public authority signed.

@@ -50,6 +50,7 @@ impl Compiling<'_, '_> {
                 tls,
             };
             self.weigh(&at, written);
+            self.same_server(&upstreams, &upstream);
             upstreams.insert(name.clone(), upstream);
         }
         upstreams
@@ -69,6 +70,16 @@ impl Compiling<'_, '_> {
         {
             let what = "`server_idle_timeout` is longer than `server_lifetime`, so it never comes to that";
             self.findings.warning(&here("server_idle_timeout"), what, "write a shorter time, or \"0\"");
+        }
+    }
+
+    /// A budget is a server's; two names for one server would be allowed both.
+    fn same_server(&mut self, others: &BTreeMap<String, Upstream>, upstream: &Upstream) {
+        let same = |other: &&Upstream| other.endpoints.first() == upstream.endpoints.first() && !upstream.endpoints.is_empty();
+        if let Some(other) = others.values().find(same) {
+            let what = format!("`{}` and `{}` are the same server: it will see both budgets together", other.name, upstream.name);
+            let remedy = "use one upstream with several databases, unless that is what you want";
+            self.findings.warning(&path(["upstreams", &upstream.name, "host"]), what, remedy);
         }
     }
 

@@ -30,6 +30,7 @@ pub use upstream::UpstreamSettings;
 /// one line). Each setting has an environment variable too; it takes the file's place.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(title = "pgweir.toml")]
 pub struct Settings {
     /// Where pgweir listens.
     pub listen: ListenSettings,
