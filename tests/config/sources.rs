@@ -1,6 +1,7 @@
 //! Where settings come from: the file, the environment, an upstream's URL; and what the program then sees.
 
-use std::time::Duration;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use pgweir::config::{ClientTlsMode, Config, Endpoint, ListenAddress, Loaded, Mistake, Place, PoolMode, SslMode, parse_str};
 use proptest::prelude::*;
@@ -227,5 +228,31 @@ proptest! {
             let told: String = mistakes.iter().map(ToString::to_string).collect();
             prop_assert!(!told.is_empty());
         }
+    }
+}
+
+#[test]
+fn thousands_of_tenants_load_in_a_moment() {
+    let mut text = LEAST.to_owned();
+    for n in 0..3_000 {
+        write!(text, "[users.u{n}]\npassword = \"p\"\n[tenants.t{n}]\nmatch = {{ user = \"u{n}\" }}\n").unwrap();
+    }
+    let begun = Instant::now();
+    let config = config(&text);
+    assert_eq!(config.tenants[config.tenant_for("u2999", "app", "", None)].name, "t2999");
+    assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
+}
+
+#[test]
+fn no_depth_overflows_the_stack() {
+    let deep = 100_000;
+    for text in [
+        format!("{}a = 1", "a.".repeat(deep)),
+        format!("[{}a]", "a.".repeat(deep)),
+        format!("a = {}", "[".repeat(deep)),
+        format!("a = {}{}", "[".repeat(deep), "]".repeat(deep)),
+        format!("a = {}", "{a=".repeat(deep)),
+    ] {
+        assert!(parse_str(&text).is_err());
     }
 }

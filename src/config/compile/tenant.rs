@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Compiling;
+use crate::config::glob::Glob;
 use crate::config::model::{Rule, Tenant};
 use crate::config::settings::{MatchSettings, TenantSettings};
 use crate::config::words::{nearest, path};
@@ -62,7 +63,7 @@ impl Compiling<'_, '_> {
         let asks_servers = self.settings.upstreams.values().any(|upstream| upstream.auth_user.is_some());
         let users = &self.settings.users;
         if let Some(pattern) = user.as_ref().filter(|_| !asks_servers)
-            && !users.keys().any(|name| pattern.matches(name))
+            && !fits_any(pattern, users)
         {
             let literal = pattern.literal().unwrap_or_default();
             let near = nearest(&literal, users.keys().map(String::as_str));
@@ -73,7 +74,7 @@ impl Compiling<'_, '_> {
         let databases = &self.settings.databases;
         if let Some(pattern) = &database
             && !databases.contains_key("*")
-            && !databases.keys().any(|name| pattern.matches(name))
+            && !fits_any(pattern, databases)
         {
             self.findings.error(&here("database"), format!("no database fits `{pattern}`"), "see the names below [databases]");
         }
@@ -118,5 +119,13 @@ impl Compiling<'_, '_> {
                 }
             }
         }
+    }
+}
+
+/// Whether any name fits; a pattern without wildcards is looked up, for thousands of tenants are thousands of patterns.
+fn fits_any<T>(pattern: &Glob, names: &BTreeMap<String, T>) -> bool {
+    match pattern.literal() {
+        Some(name) => names.contains_key(&name),
+        None => names.keys().any(|name| pattern.matches(name)),
     }
 }
