@@ -5,16 +5,17 @@
 mod statements;
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use statements::{Row, SCHEMA, STATEMENTS, Truth};
 use tempfile::TempDir;
 
-/// What the session holds, in the words of the table. `setseed(0.5)` shows in what `random()` says next.
+/// What the session holds, in the words of the table. After SET TRANSACTION the view goes on to name the session as the source
+/// of `transaction_isolation`, though the next transaction starts from the default. `setseed(0.5)` shows in what `random()` says next.
 const HOLDS: &str = r"
 SELECT concat_ws(' ',
-  CASE WHEN EXISTS (SELECT FROM pg_settings WHERE source = 'session')
+  CASE WHEN EXISTS (SELECT FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'transaction\_%')
          OR current_setting('role') <> 'none' OR session_user <> 'postgres'
          OR concat(current_setting('a.b', true), current_setting('local.a', true),
                    current_setting('transaction.a', true), current_setting('constraints.a', true)) <> ''
@@ -27,17 +28,16 @@ SELECT concat_ws(' ',
   CASE WHEN EXISTS (SELECT FROM pg_cursors WHERE is_holdable) THEN 'cursor' END,
   CASE WHEN EXISTS (SELECT FROM pg_prepared_statements) THEN 'prepare' END,
   CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name LIKE 'auto_explain.%') THEN 'load' END,
-  CASE WHEN random() = (SELECT next FROM after_seed)
+  CASE WHEN random() = (SELECT next FROM public.after_seed)
          OR EXISTS (SELECT FROM pg_replication_slots WHERE temporary AND active_pid = pg_backend_pid()) THEN 'session' END)
 ";
 
 /// Whether a `nextval` left something to read; each leaves it, so only `lastval` and `currval` count as a reason.
-const HOLDS_SEQUENCE: &str = "SELECT has_lastval()";
+const HOLDS_SEQUENCE: &str = "SELECT public.has_lastval()";
 
 const PROBES: &str = r"
 SELECT setseed(0.5);
 CREATE TABLE after_seed AS SELECT random() AS next;
-GRANT SELECT ON after_seed TO PUBLIC;
 CREATE FUNCTION has_lastval() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM lastval();
@@ -45,9 +45,11 @@ BEGIN
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
   RETURN '';
 END $$;
+GRANT ALL ON ALL TABLES IN SCHEMA public TO other;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO other;
 ";
 
-/// One statement of each kind that can be cleared.
+/// One statement of each kind.
 const EVERYTHING: &str = r"
 SET work_mem = '1MB';
 LISTEN c;
@@ -55,17 +57,21 @@ CREATE TEMP TABLE a (x int);
 SELECT pg_advisory_lock(1);
 DECLARE c CURSOR WITH HOLD FOR SELECT 1;
 PREPARE a AS SELECT 1;
+LOAD 'auto_explain';
+SELECT pg_create_physical_replication_slot('held_' || pg_backend_pid(), false, true);
 SELECT nextval('s');
 SET ROLE other;
 ";
 
-const EVERY_KIND: [&str; 7] = [
+const EVERY_KIND: [&str; 9] = [
     "setting",
     "listen",
     "temp",
     "advisory_lock",
     "cursor",
     "prepare",
+    "load",
+    "session",
     "sequence",
 ];
 
@@ -268,23 +274,19 @@ fn clears_objection(cluster: &Cluster, row: &Row) -> Option<String> {
     ))
 }
 
-#[test]
-fn a_real_server_agrees_with_the_table() {
-    let cluster = Cluster::start();
-    let wrong: Vec<String> = STATEMENTS
-        .iter()
-        .filter_map(|row| objection(&cluster, row))
-        .collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+/// A probe that saw nothing would agree with any quiet statement.
+fn probe_objection(cluster: &Cluster) -> Option<String> {
+    let texts = EVERYTHING.trim().split('\n').chain([HOLDS, HOLDS_SEQUENCE]);
+    let output = cluster.run(texts, false);
+    let said = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
+    (!said.trim().ends_with(&EVERY_KIND.join(" ")))
+        .then(|| format!("the probe saw {said:?} {}", error_of(&output)))
 }
 
 #[test]
-fn the_probe_sees_each_kind() {
+fn a_real_server_agrees_with_the_table() {
     let cluster = Cluster::start();
-    let texts = EVERYTHING.trim().split('\n').chain([HOLDS, HOLDS_SEQUENCE]);
-    let output = cluster.run(texts, false);
-    assert_eq!(error_of(&output), "");
-    let said = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
-    assert!(said.trim().ends_with(&EVERY_KIND.join(" ")), "{said}");
-    assert!(Path::new(cluster.folder.path()).exists());
+    let rows = STATEMENTS.iter().filter_map(|row| objection(&cluster, row));
+    let wrong: Vec<String> = probe_objection(&cluster).into_iter().chain(rows).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
