@@ -65,6 +65,8 @@ pub(super) struct Reader<'a> {
     /// .. that goes with the transaction.
     drops_on_commit: bool,
     arguments: Option<Arguments>,
+    /// Only a word with a meaning can change anything now.
+    is_calm: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -78,6 +80,7 @@ impl<'a> Reader<'a> {
             makes_temp: false,
             drops_on_commit: false,
             arguments: None,
+            is_calm: false,
         }
     }
 
@@ -93,12 +96,8 @@ impl<'a> Reader<'a> {
                 }
                 Token::Literal | Token::Mark(_) => Word::Other,
             };
-            if self.expect != Expect::Body {
-                self.decide(token, word);
-            } else if self.arguments.is_some() {
-                self.read_argument(token, word);
-            } else {
-                self.read_body(token, word);
+            if !(self.is_calm && matches!(word, Word::Other)) {
+                self.weigh(token, word);
             }
         }
         self.end_statement();
@@ -106,6 +105,23 @@ impl<'a> Reader<'a> {
         (self.effects, self.tokens.depends_on_backslash)
     }
 
+    /// A token that may count.
+    #[inline(never)]
+    fn weigh(&mut self, token: Token<'a>, word: Word) {
+        if self.expect != Expect::Body {
+            self.decide(token, word);
+        } else if self.arguments.is_some() {
+            self.read_argument(token, word);
+        } else {
+            self.read_body(token, word);
+        }
+        self.is_calm = self.expect == Expect::Body
+            && self.arguments.is_none()
+            && self.last == Word::Other
+            && self.verb == Verb::Other;
+    }
+
+    #[inline(never)]
     fn end_statement(&mut self) {
         if self.makes_temp && !self.drops_on_commit {
             self.effects.leave(PinReason::Temp);
@@ -118,6 +134,7 @@ impl<'a> Reader<'a> {
         self.last = Word::Other;
         self.makes_temp = false;
         self.drops_on_commit = false;
+        self.is_calm = false;
     }
 
     /// The head of a statement, one token at a time.
@@ -198,11 +215,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A token of a statement's body: words that mean something after another, and names of functions before a parenthesis.
-    #[inline]
     fn read_body(&mut self, token: Token<'a>, word: Word) {
-        if self.last == Word::Other && word == Word::Other && self.verb == Verb::Other {
-            return;
-        }
         self.last = self.follow(token, word);
     }
 

@@ -47,8 +47,9 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    fn word(&mut self) -> Token<'a> {
-        let (word, rest) = split_where(self.rest, |byte| !class(byte).continues_word());
+    #[inline]
+    fn word(&mut self, text: &'a [u8]) -> Token<'a> {
+        let (word, rest) = split(text, word_length(text));
         self.rest = rest;
         // One letter may be the prefix of a literal: it touches the quote.
         if let ([letter], [b'\'' | b'&', ..]) = (word, rest) {
@@ -69,8 +70,7 @@ impl<'a> Tokens<'a> {
             (b'u', [b'&', b'"', body @ ..]) => {
                 // Its characters may be spelled by code point, with any escape character that a later UESCAPE names.
                 self.is_undecided = true;
-                self.rest = body;
-                return Some(self.quoted());
+                return Some(self.quoted(body));
             }
             _ => return None,
         }
@@ -117,8 +117,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// A quoted identifier, whose opening quote is already taken.
-    fn quoted(&mut self) -> Token<'a> {
-        let body = self.rest;
+    fn quoted(&mut self, body: &'a [u8]) -> Token<'a> {
         let mut rest = body;
         loop {
             rest = after(rest, b'"');
@@ -133,15 +132,15 @@ impl<'a> Tokens<'a> {
     }
 
     /// What a dollar sign opens: a parameter, a dollar-quoted literal, or nothing.
-    fn dollar(&mut self) -> Token<'a> {
-        let tail = split(self.rest, 1).1;
+    fn dollar(&mut self, text: &'a [u8]) -> Token<'a> {
+        let tail = split(text, 1).1;
         let (tag, rest) = split_where(tail, |byte| byte == b'$' || !class(byte).continues_word());
         if tag.first().is_some_and(u8::is_ascii_digit) {
             self.rest = split_where(tail, |byte| !byte.is_ascii_digit()).1;
             return Token::Literal;
         }
         if let [b'$', body @ ..] = rest {
-            let fence = split(self.rest, tag.len().saturating_add(2)).0;
+            let fence = split(text, tag.len().saturating_add(2)).0;
             self.rest = match memmem::find(body, fence) {
                 Some(at) => split(body, at.saturating_add(fence.len())).1,
                 None => &[],
@@ -162,27 +161,29 @@ impl<'a> Iterator for Tokens<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Token<'a>> {
+        let mut text = self.rest;
         loop {
-            let (&byte, tail) = self.rest.split_first()?;
-            match (class(byte), byte) {
-                (Class::Space, _) => self.rest = tail,
-                (Class::Letter, _) => return Some(self.word()),
-                (Class::Digit, _) => {
+            let (&byte, tail) = text.split_first()?;
+            match class(byte) {
+                Class::Space => text = tail,
+                Class::Letter => return Some(self.word(text)),
+                Class::Mark => {
+                    self.rest = tail;
+                    return Some(Token::Mark(byte));
+                }
+                Class::Digit => {
                     self.rest = split_where(tail, |byte| !byte.is_ascii_digit()).1;
                     return Some(Token::Literal);
                 }
-                (Class::Dollar, _) => return Some(self.dollar()),
-                (Class::Mark, b'\'') => {
+                Class::Quote => {
                     self.rest = self.after_plain(tail);
                     return Some(Token::Literal);
                 }
-                (Class::Mark, b'"') => {
-                    self.rest = tail;
-                    return Some(self.quoted());
-                }
-                (Class::Mark, b'-') if tail.starts_with(b"-") => self.rest = after_line(tail),
-                (Class::Mark, b'/') if tail.starts_with(b"*") => self.rest = after_block(tail),
-                (Class::Mark, _) => {
+                Class::DoubleQuote => return Some(self.quoted(tail)),
+                Class::Dollar => return Some(self.dollar(text)),
+                Class::Dash if tail.starts_with(b"-") => text = after_line(tail),
+                Class::Slash if tail.starts_with(b"*") => text = after_block(tail),
+                Class::Dash | Class::Slash => {
                     self.rest = tail;
                     return Some(Token::Mark(byte));
                 }
@@ -253,10 +254,51 @@ fn split_where(text: &[u8], ends: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
     split(text, at.unwrap_or(text.len()))
 }
 
+/// How many bytes of a word a text starts with: eight at a time, for words end at no predictable place.
+#[inline]
+fn word_length(text: &[u8]) -> usize {
+    let mut rest = text;
+    let mut length = 0_usize;
+    while let Some((eight, more)) = rest.split_first_chunk() {
+        let others = !word_bytes(u64::from_le_bytes(*eight)) & HIGH_BITS;
+        if others != 0 {
+            let at = usize::try_from(others.trailing_zeros() / 8).unwrap_or_default();
+            return length.wrapping_add(at);
+        }
+        length = length.wrapping_add(eight.len());
+        rest = more;
+    }
+    let ended = rest.iter().position(|&byte| !class(byte).continues_word());
+    length.wrapping_add(ended.unwrap_or(rest.len()))
+}
+
+const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// Sets the high bit of each byte that may stand in a word, as [`Class::continues_word`] has it. Sums of two seven-bit
+/// numbers never carry into the next byte.
+#[inline]
+fn word_bytes(bytes: u64) -> u64 {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let ascii = bytes & !HIGH_BITS;
+    let at_least = |bytes: u64, low: u8| bytes.wrapping_add(each(0x80_u8.wrapping_sub(low)));
+    let lower = ascii | each(0x20);
+    let letters = at_least(lower, b'a') & !at_least(lower, b'{');
+    let digits = at_least(ascii, b'0') & !at_least(ascii, b':');
+    let underscores = !at_least(ascii ^ each(b'_'), 1);
+    let dollars = !at_least(ascii ^ each(b'$'), 1);
+    bytes | letters | digits | underscores | dollars
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
     Mark,
     Space,
+    Quote,
+    DoubleQuote,
+    Dash,
+    Slash,
     Letter,
     Digit,
     Dollar,
@@ -295,11 +337,46 @@ const fn classes() -> [Class; 256] {
             b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80..=0xff => Class::Letter,
             b'0'..=b'9' => Class::Digit,
             b'$' => Class::Dollar,
+            b'\'' => Class::Quote,
+            b'"' => Class::DoubleQuote,
+            b'-' => Class::Dash,
+            b'/' => Class::Slash,
             _ => Class::Mark,
         };
         if byte == u8::MAX {
             return classes;
         }
         byte += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bytes_at_a_time_see_the_words_that_one_at_a_time_sees() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut bytes = [b' '; 8];
+                bytes[place] = byte;
+                let expected = if class(byte).continues_word() {
+                    0x80
+                } else {
+                    0
+                };
+                let seen = (word_bytes(u64::from_le_bytes(bytes)) & HIGH_BITS).to_le_bytes();
+                assert_eq!(seen[place], expected, "{byte:#x}");
+                assert_eq!(
+                    seen.iter().filter(|seen| **seen != 0).count(),
+                    usize::from(expected != 0)
+                );
+            }
+        }
+        for length in 0..40 {
+            let text = "a".repeat(length) + " b";
+            assert_eq!(word_length(text.as_bytes()), length);
+            assert_eq!(word_length(&text.as_bytes()[..length]), length);
+        }
     }
 }

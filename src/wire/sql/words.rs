@@ -92,7 +92,7 @@ const fn leaves(reason: PinReason) -> Word {
 }
 
 /// Every word, in lower case. A word whose place in [`PLACES`] is taken stops the build; change the factors of [`place`] then.
-const WORDS: [(&[u8], Word); 61] = [
+static WORDS: [(&[u8], Word); 61] = [
     (b"all", Word::All),
     (b"as", Word::As),
     (b"call", Word::Call),
@@ -177,13 +177,17 @@ const WORDS: [(&[u8], Word); 61] = [
     (b"ts_stat", Word::Function(Function::Runs)),
 ];
 
-/// Where each word of [`WORDS`] is found.
-static PLACES: [Option<(&[u8], Word)>; 256] = places();
+/// For each place, which of [`WORDS`] is there; [`NOWHERE`] if none is. Small, so that it stays in the cache.
+static PLACES: [u8; 256] = places();
+
+/// No index of [`WORDS`].
+const NOWHERE: u8 = u8::MAX;
 
 #[inline]
 fn entry(word: &[u8]) -> Option<(&'static [u8], Word)> {
     let (first, last) = (word.first()?, word.last()?);
-    *PLACES.get(usize::from(place(*first, *last, word.len())))?
+    let place = usize::from(place(*first, *last, word.len()));
+    WORDS.get(usize::from(*PLACES.get(place)?)).copied()
 }
 
 /// A word's place, whatever its case.
@@ -206,15 +210,15 @@ const fn place(first: u8, last: u8, length: usize) -> u8 {
     clippy::as_conversions,
     reason = "only the compiler runs it"
 )]
-const fn places() -> [Option<(&'static [u8], Word)>; 256] {
-    let mut places = [None; 256];
-    let mut next = 0;
-    while next < WORDS.len() {
-        let (word, meaning) = WORDS[next];
+const fn places() -> [u8; 256] {
+    let mut places = [NOWHERE; 256];
+    let mut index = 0_u8;
+    while (index as usize) < WORDS.len() {
+        let word = WORDS[index as usize].0;
         let place = place(word[0], word[word.len() - 1], word.len()) as usize;
-        assert!(places[place].is_none(), "two words fall on one place");
-        places[place] = Some((word, meaning));
-        next += 1;
+        assert!(places[place] == NOWHERE, "two words fall on one place");
+        places[place] = index;
+        index += 1;
     }
     places
 }
