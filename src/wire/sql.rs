@@ -6,11 +6,7 @@
 //! its business: functions, triggers and rules that set or lock something inside. It allocates nothing, and takes time in
 //! proportion to the text.
 
-#![deny(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
-)]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod reader;
 mod tokens;
@@ -120,9 +116,7 @@ impl Effects {
 
     /// Every reason to keep the client on its server connection.
     pub fn pins(self) -> impl Iterator<Item = PinReason> {
-        PinReason::ALL
-            .into_iter()
-            .filter(move |reason| self.may_leave(*reason))
+        PinReason::ALL.into_iter().filter(move |reason| self.may_leave(*reason))
     }
 
     /// Whether a part of the text is hidden from the reader and may do anything: DO, CALL, a function that runs a literal.

@@ -115,10 +115,7 @@ impl<'a> Reader<'a> {
         } else {
             self.read_body(token, word);
         }
-        self.is_calm = self.expect == Expect::Body
-            && self.arguments.is_none()
-            && self.last == Word::Other
-            && self.verb == Verb::Other;
+        self.is_calm = self.expect == Expect::Body && self.arguments.is_none() && self.last == Word::Other && self.verb == Verb::Other;
     }
 
     #[inline(never)]
@@ -260,11 +257,7 @@ impl<'a> Reader<'a> {
             Function::Leaves(reason) => self.effects.leave(reason),
             Function::Runs => self.effects.is_opaque = true,
             Function::SetConfig => {
-                self.arguments = Some(Arguments {
-                    depth: 1,
-                    commas: 0,
-                    is_true: None,
-                });
+                self.arguments = Some(Arguments { depth: 1, commas: 0, is_true: None });
             }
         }
     }

@@ -1,10 +1,6 @@
 //! The reader against its table, and against texts that nobody wrote.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test may fail"
-)]
+#![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may fail")]
 
 mod statements;
 
@@ -15,16 +11,12 @@ use super::{Effects, PinReason, session_state};
 
 /// What the reader says, in the words of the table.
 fn in_words(effects: Effects) -> String {
-    let cleared = PinReason::ALL
-        .into_iter()
-        .filter(|reason| effects.clears(*reason));
+    let cleared = PinReason::ALL.into_iter().filter(|reason| effects.clears(*reason));
     let mut words: Vec<String> = effects.pins().map(|reason| reason.name().into()).collect();
     words.extend(cleared.map(|reason| format!("-{}", reason.name())));
-    for (is_set, word) in [
-        (effects.is_opaque(), "opaque"),
-        (effects.clears_all(), "clears_all"),
-        (effects.resets_settings(), "resets_settings"),
-    ] {
+    for (is_set, word) in
+        [(effects.is_opaque(), "opaque"), (effects.clears_all(), "clears_all"), (effects.resets_settings(), "resets_settings")]
+    {
         if is_set {
             words.push(word.into());
         }
@@ -41,14 +33,7 @@ fn each_statement_reads_as_the_table_says() {
     let wrong: Vec<String> = STATEMENTS
         .iter()
         .filter(|row| read(row.sql) != row.reads)
-        .map(|row| {
-            format!(
-                "{:?} reads {:?}, not {:?}",
-                row.sql,
-                read(row.sql),
-                row.reads
-            )
-        })
+        .map(|row| format!("{:?} reads {:?}, not {:?}", row.sql, read(row.sql), row.reads))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(STATEMENTS.len() >= 200, "{} rows", STATEMENTS.len());
@@ -58,9 +43,7 @@ fn each_statement_reads_as_the_table_says() {
 fn names_are_distinct_and_each_reason_has_its_bit() {
     for (place, reason) in PinReason::ALL.into_iter().enumerate() {
         assert_eq!(reason.bit(), 1 << place);
-        let same = PinReason::ALL
-            .iter()
-            .filter(|other| other.name() == reason.name());
+        let same = PinReason::ALL.iter().filter(|other| other.name() == reason.name());
         assert_eq!(same.count(), 1, "{}", reason.name());
     }
 }
@@ -69,10 +52,7 @@ fn names_are_distinct_and_each_reason_has_its_bit() {
 fn no_effect_is_empty_and_any_effect_is_not() {
     assert!(session_state(b"SELECT 1").is_empty());
     assert_eq!(session_state(b"SELECT 1").first_pin(), None);
-    assert_eq!(
-        session_state(b"LISTEN a; SET b = 1").first_pin(),
-        Some(PinReason::Setting)
-    );
+    assert_eq!(session_state(b"LISTEN a; SET b = 1").first_pin(), Some(PinReason::Setting));
     for row in STATEMENTS {
         let effects = session_state(row.sql.as_bytes());
         assert_eq!(effects.is_empty(), row.reads.is_empty(), "{:?}", row.sql);
@@ -90,16 +70,8 @@ fn what_only_one_reading_clears_is_not_cleared() {
 #[test]
 fn bytes_that_only_the_server_can_split_are_opaque() {
     // In Shift JIS these two bytes are one character, so the quote ends the literal.
-    assert_eq!(
-        in_words(session_state(b"SELECT E'\x95\x5c'; LISTEN c --'")),
-        "opaque"
-    );
-    assert_eq!(
-        in_words(session_state(
-            b"SELECT $\x95\x5c$ ' $\x95\x5c$; LISTEN c --'"
-        )),
-        "opaque"
-    );
+    assert_eq!(in_words(session_state(b"SELECT E'\x95\x5c'; LISTEN c --'")), "opaque");
+    assert_eq!(in_words(session_state(b"SELECT $\x95\x5c$ ' $\x95\x5c$; LISTEN c --'")), "opaque");
 }
 
 #[test]
@@ -151,12 +123,9 @@ fn any_row() -> impl Strategy<Value = &'static Row> {
 
 /// A row in which each blank and each of `(),;=.` stands between two tokens.
 fn plain_row() -> impl Strategy<Value = &'static Row> {
-    any_row().prop_filter(
-        "nothing quoted, no comment, no number with a point",
-        |row| {
-            !row.sql.contains(['\'', '"', '$', '\\', '/', '-', '\u{e9}']) && !row.sql.contains(".5")
-        },
-    )
+    any_row().prop_filter("nothing quoted, no comment, no number with a point", |row| {
+        !row.sql.contains(['\'', '"', '$', '\\', '/', '-', '\u{e9}']) && !row.sql.contains(".5")
+    })
 }
 
 fn gap() -> impl Strategy<Value = String> {
@@ -229,11 +198,7 @@ fn soup() -> impl Strategy<Value = String> {
 }
 
 fn any_text() -> impl Strategy<Value = String> {
-    prop_oneof![
-        any_row().prop_map(|row| row.sql.to_owned()),
-        soup(),
-        any::<String>()
-    ]
+    prop_oneof![any_row().prop_map(|row| row.sql.to_owned()), soup(), any::<String>()]
 }
 
 proptest! {

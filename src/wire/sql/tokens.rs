@@ -39,12 +39,7 @@ pub(super) struct Tokens<'a> {
 
 impl<'a> Tokens<'a> {
     pub(super) fn new(sql: &'a [u8], backslash: Backslash) -> Self {
-        Self {
-            rest: sql,
-            backslash,
-            depends_on_backslash: false,
-            is_undecided: false,
-        }
+        Self { rest: sql, backslash, depends_on_backslash: false, is_undecided: false }
     }
 
     #[inline]
@@ -167,10 +162,6 @@ impl<'a> Iterator for Tokens<'a> {
             match class(byte) {
                 Class::Space => text = tail,
                 Class::Letter => return Some(self.word(text)),
-                Class::Mark => {
-                    self.rest = tail;
-                    return Some(Token::Mark(byte));
-                }
                 Class::Digit => {
                     self.rest = split_where(tail, |byte| !byte.is_ascii_digit()).1;
                     return Some(Token::Literal);
@@ -183,7 +174,7 @@ impl<'a> Iterator for Tokens<'a> {
                 Class::Dollar => return Some(self.dollar(text)),
                 Class::Dash if tail.starts_with(b"-") => text = after_line(tail),
                 Class::Slash if tail.starts_with(b"*") => text = after_block(tail),
-                Class::Dash | Class::Slash => {
+                Class::Mark | Class::Dash | Class::Slash => {
                     self.rest = tail;
                     return Some(Token::Mark(byte));
                 }
@@ -313,20 +304,12 @@ impl Class {
 
 #[inline]
 fn class(byte: u8) -> Class {
-    CLASSES
-        .get(usize::from(byte))
-        .copied()
-        .unwrap_or(Class::Mark)
+    CLASSES.get(usize::from(byte)).copied().unwrap_or(Class::Mark)
 }
 
 static CLASSES: [Class; 256] = classes();
 
-#[expect(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    reason = "only the compiler runs it"
-)]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "only the compiler runs it")]
 const fn classes() -> [Class; 256] {
     let mut classes = [Class::Mark; 256];
     let mut byte = 0_u8;
@@ -360,17 +343,10 @@ mod tests {
             for place in 0..8 {
                 let mut bytes = [b' '; 8];
                 bytes[place] = byte;
-                let expected = if class(byte).continues_word() {
-                    0x80
-                } else {
-                    0
-                };
+                let expected = if class(byte).continues_word() { 0x80 } else { 0 };
                 let seen = (word_bytes(u64::from_le_bytes(bytes)) & HIGH_BITS).to_le_bytes();
                 assert_eq!(seen[place], expected, "{byte:#x}");
-                assert_eq!(
-                    seen.iter().filter(|seen| **seen != 0).count(),
-                    usize::from(expected != 0)
-                );
+                assert_eq!(seen.iter().filter(|seen| **seen != 0).count(), usize::from(expected != 0));
             }
         }
         for length in 0..40 {

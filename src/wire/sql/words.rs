@@ -82,9 +82,7 @@ impl Word {
 
 /// Whether this names the session's own temporary schema: `pg_temp`, or `pg_temp_3`.
 pub(super) fn is_temp_schema(word: &[u8]) -> bool {
-    word.split_at_checked(7).is_some_and(|(name, number)| {
-        name.eq_ignore_ascii_case(b"pg_temp") && matches!(number, [] | [b'_', ..])
-    })
+    word.split_at_checked(7).is_some_and(|(name, number)| name.eq_ignore_ascii_case(b"pg_temp") && matches!(number, [] | [b'_', ..]))
 }
 
 const fn leaves(reason: PinReason) -> Word {
@@ -134,10 +132,7 @@ static WORDS: [(&[u8], Word); 61] = [
     (b"pg_advisory_lock", leaves(PinReason::AdvisoryLock)),
     (b"pg_advisory_lock_shared", leaves(PinReason::AdvisoryLock)),
     (b"pg_try_advisory_lock", leaves(PinReason::AdvisoryLock)),
-    (
-        b"pg_try_advisory_lock_shared",
-        leaves(PinReason::AdvisoryLock),
-    ),
+    (b"pg_try_advisory_lock_shared", leaves(PinReason::AdvisoryLock)),
     (b"currval", leaves(PinReason::Sequence)),
     (b"lastval", leaves(PinReason::Sequence)),
     (b"setseed", leaves(PinReason::Session)),
@@ -145,32 +140,14 @@ static WORDS: [(&[u8], Word); 61] = [
     (b"dblink_connect_u", leaves(PinReason::Session)),
     (b"pg_backup_start", leaves(PinReason::Session)),
     (b"pg_start_backup", leaves(PinReason::Session)),
-    (
-        b"pg_replication_origin_session_setup",
-        leaves(PinReason::Session),
-    ),
-    (
-        b"pg_create_physical_replication_slot",
-        leaves(PinReason::Session),
-    ),
-    (
-        b"pg_create_logical_replication_slot",
-        leaves(PinReason::Session),
-    ),
-    (
-        b"pg_copy_physical_replication_slot",
-        leaves(PinReason::Session),
-    ),
-    (
-        b"pg_copy_logical_replication_slot",
-        leaves(PinReason::Session),
-    ),
+    (b"pg_replication_origin_session_setup", leaves(PinReason::Session)),
+    (b"pg_create_physical_replication_slot", leaves(PinReason::Session)),
+    (b"pg_create_logical_replication_slot", leaves(PinReason::Session)),
+    (b"pg_copy_physical_replication_slot", leaves(PinReason::Session)),
+    (b"pg_copy_logical_replication_slot", leaves(PinReason::Session)),
     (b"query_to_xml", Word::Function(Function::Runs)),
     (b"query_to_xmlschema", Word::Function(Function::Runs)),
-    (
-        b"query_to_xml_and_xmlschema",
-        Word::Function(Function::Runs),
-    ),
+    (b"query_to_xml_and_xmlschema", Word::Function(Function::Runs)),
     (b"cursor_to_xml", Word::Function(Function::Runs)),
     (b"cursor_to_xmlschema", Word::Function(Function::Runs)),
     (b"ts_rewrite", Word::Function(Function::Runs)),
@@ -198,18 +175,10 @@ fn entry(word: &[u8]) -> Option<(&'static [u8], Word)> {
 )]
 #[inline]
 const fn place(first: u8, last: u8, length: usize) -> u8 {
-    (first | 0x20)
-        .wrapping_mul(5)
-        .wrapping_add((last | 0x20).wrapping_mul(111))
-        .wrapping_add((length as u8).wrapping_mul(12))
+    (first | 0x20).wrapping_mul(5).wrapping_add((last | 0x20).wrapping_mul(111)).wrapping_add((length as u8).wrapping_mul(12))
 }
 
-#[expect(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    reason = "only the compiler runs it"
-)]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "only the compiler runs it")]
 const fn places() -> [u8; 256] {
     let mut places = [NOWHERE; 256];
     let mut index = 0_u8;
