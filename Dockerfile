@@ -7,7 +7,8 @@
 # To Amazon RDS with verify-full, mount Amazon's bundle and name it in the configuration ([tls.server] ca = "/etc/pgweir/rds-ca.pem"):
 #
 #   curl -fsSO https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
-#   docker run -v "$PWD/global-bundle.pem:/etc/pgweir/rds-ca.pem:ro" -v "$PWD/pgweir.toml:/etc/pgweir/pgweir.toml:ro" .. pgweir serve --config /etc/pgweir/pgweir.toml
+#   docker run -v "$PWD/global-bundle.pem:/etc/pgweir/rds-ca.pem:ro" \
+#     -v "$PWD/pgweir.toml:/etc/pgweir/pgweir.toml:ro" -e PGWEIR_CONFIG=/etc/pgweir/pgweir.toml .. pgweir
 #
 # `deploy/docker/prove` builds and runs it with no Docker engine and no registry of images.
 
@@ -30,6 +31,8 @@ FROM ${RUNTIME}
 COPY --from=builder /out /
 # A number, so that Kubernetes' runAsNonRoot can see that it is not root; no file in the image belongs to it.
 USER 65532:65532
+# Operations are off unless named: they answer without a password, so publish 9632 to whoever watches, and to nobody else.
+ENV PGWEIR_LISTEN__HTTP=0.0.0.0:9632
 EXPOSE 6432 9632
 # Alive, not ready: a container that is replaced because its database is down, or while it drains, helps nobody. Balancers ask /readyz.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["pgweir", "healthcheck"]

@@ -15,22 +15,8 @@ mod tests;
 use source::{Source, named_after, named_by_super};
 
 /// The rooms from the ground up. A room may name itself and whatever stands before it.
-const FLOORS: [&str; 14] = [
-    "wire",
-    "config",
-    "metrics",
-    "net",
-    "auth",
-    "admission",
-    "upstream",
-    "pool",
-    "fault",
-    "session",
-    "console",
-    "http",
-    "daemon",
-    "cli",
-];
+const FLOORS: [&str; 14] =
+    ["wire", "config", "metrics", "net", "auth", "admission", "upstream", "pool", "fault", "session", "console", "http", "daemon", "cli"];
 
 /// Files at the root that hold the rooms together and so stand on no floor.
 const EXEMPT: [&str; 3] = ["main", "lib", "architecture"];
@@ -42,23 +28,13 @@ const MAX_LINES: usize = 600;
 const PURE: [&str; 4] = ["wire", "admission", "pool/ledger", "session/phase"];
 
 /// What a pure room may not name, each a way to time, the world or another thread.
-const IMPURE: [&str; 9] = [
-    "Instant::now",
-    "SystemTime::now",
-    "tokio::",
-    "tracing::",
-    "parking_lot::",
-    "std::net",
-    "std::fs",
-    "std::thread",
-    "std::sync",
-];
+const IMPURE: [&str; 9] =
+    ["Instant::now", "SystemTime::now", "tokio::", "tracing::", "parking_lot::", "std::net", "std::fs", "std::thread", "std::sync"];
 
 /// The classes of PostgreSQL's appendix A, by which a five-character literal is known for a SQLSTATE.
 const SQLSTATE_CLASSES: [&str; 44] = [
-    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22",
-    "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40",
-    "42", "44", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
+    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22", "23", "24", "25", "26", "27", "28",
+    "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40", "42", "44", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
 ];
 
 /// Every breach of the law in one file, each with its place.
@@ -83,12 +59,7 @@ fn check_floors(source: &Source<'_>, found: &mut Vec<String>) {
         return;
     }
     let Some(own) = floor(room) else {
-        found.push(source.offence(
-            0,
-            &format!(
-                "`{room}` stands on no floor; give it a place in FLOORS and in docs/ARCHITECTURE.md"
-            ),
-        ));
+        found.push(source.offence(0, &format!("`{room}` stands on no floor; give it a place in FLOORS and in docs/ARCHITECTURE.md")));
         return;
     };
     let mut named = named_after(&source.code, "crate");
@@ -97,10 +68,7 @@ fn check_floors(source: &Source<'_>, found: &mut Vec<String>) {
         if name == "*" {
             found.push(source.offence(at, "names every room at once"));
         } else if floor(&name).is_some_and(|other| other > own) {
-            found.push(source.offence(
-                at,
-                &format!("`{room}` names `{name}`, which stands above it"),
-            ));
+            found.push(source.offence(at, &format!("`{room}` names `{name}`, which stands above it")));
         }
     }
 }
@@ -113,10 +81,7 @@ fn check_literals(source: &Source<'_>, found: &mut Vec<String>) {
         }
         let literal = &source.text[range.clone()];
         if is_sqlstate(literal) && !["fault", "cli"].contains(&room) {
-            found.push(source.offence(
-                range.start,
-                &format!("the SQLSTATE {literal} is written outside fault.rs"),
-            ));
+            found.push(source.offence(range.start, &format!("the SQLSTATE {literal} is written outside fault.rs")));
         }
         if literal.contains("pgweir_") && !["metrics", "architecture"].contains(&room) {
             found.push(source.offence(range.start, "a metric is named outside metrics.rs"));
@@ -126,9 +91,7 @@ fn check_literals(source: &Source<'_>, found: &mut Vec<String>) {
 
 fn is_sqlstate(literal: &str) -> bool {
     literal.len() == 5
-        && literal
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+        && literal.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
         && SQLSTATE_CLASSES.contains(&&literal[..2])
 }
 
@@ -141,12 +104,7 @@ fn check_sockets(source: &Source<'_>, found: &mut Vec<String>) {
 }
 
 fn check_purity(source: &Source<'_>, found: &mut Vec<String>) {
-    let is_pure = PURE.iter().any(|pure| {
-        source
-            .path
-            .strip_prefix(pure)
-            .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
-    });
+    let is_pure = PURE.iter().any(|pure| source.path.strip_prefix(pure).is_some_and(|rest| rest == ".rs" || rest.starts_with('/')));
     if !is_pure {
         return;
     }
@@ -161,17 +119,11 @@ fn check_purity(source: &Source<'_>, found: &mut Vec<String>) {
 
 fn check_shape(source: &Source<'_>, found: &mut Vec<String>) {
     if !source.text.starts_with("//!") {
-        found.push(source.offence(
-            0,
-            "the file does not open with //!, saying what it owns and what it never does",
-        ));
+        found.push(source.offence(0, "the file does not open with //!, saying what it owns and what it never does"));
     }
     let lines = source.text.lines().count();
     if lines > MAX_LINES {
-        found.push(source.offence(
-            0,
-            &format!("{lines} lines, more than {MAX_LINES}: look for the second noun"),
-        ));
+        found.push(source.offence(0, &format!("{lines} lines, more than {MAX_LINES}: look for the second noun")));
     }
 }
 
@@ -182,11 +134,7 @@ fn sources(root: &Path, dir: &Path, found: &mut Vec<(String, String)>) -> std::i
         if path.is_dir() {
             sources(root, &path, found)?;
         } else if path.extension().is_some_and(|ending| ending == "rs") {
-            let name = path
-                .strip_prefix(root)
-                .unwrap_or(&path)
-                .to_string_lossy()
-                .into_owned();
+            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
             found.push((name, fs::read_to_string(&path)?));
         }
     }

@@ -20,35 +20,23 @@ impl<'a> Source<'a> {
     pub(super) fn read(path: &'a str, text: &'a str) -> Self {
         let (code, literals) = blank(text);
         let tests = test_blocks(&code);
-        Self {
-            path,
-            text,
-            code,
-            literals,
-            tests,
-        }
+        Self { path, text, code, literals, tests }
     }
 
     pub(super) fn room(&self) -> &'a str {
-        self.path
-            .split('/')
-            .next()
-            .unwrap_or("")
-            .trim_end_matches(".rs")
+        self.path.split('/').next().unwrap_or("").trim_end_matches(".rs")
     }
 
     /// How many `super` lead from the top of this file to the root of the crate.
     fn depth(&self) -> usize {
-        let path = self
-            .path
-            .trim_end_matches("/mod.rs")
-            .trim_end_matches(".rs");
+        let path = self.path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
         path.split('/').count()
     }
 
     pub(super) fn is_test(&self, at: usize) -> bool {
         let path = self.path;
         path.ends_with("/tests.rs")
+            || path.ends_with("_tests.rs")
             || path.contains("/tests/")
             || self.tests.iter().any(|block| block.contains(&at))
     }
@@ -66,8 +54,7 @@ impl<'a> Source<'a> {
 pub(super) fn named_after(code: &str, root: &str) -> Vec<(usize, String)> {
     let mut names = Vec::new();
     for (at, _) in code.match_indices(root) {
-        let starts_a_word =
-            !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
+        let starts_a_word = !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
         let Some(rest) = code[at + root.len()..].strip_prefix("::") else {
             continue;
         };
@@ -128,9 +115,7 @@ fn head(path: &str) -> String {
     if path.starts_with('*') {
         return "*".to_owned();
     }
-    path.chars()
-        .take_while(|&part| part.is_alphanumeric() || part == '_')
-        .collect()
+    path.chars().take_while(|&part| part.is_alphanumeric() || part == '_').collect()
 }
 
 /// The inline test modules, found by their braces in blanked code.
@@ -190,63 +175,37 @@ struct Token {
 impl Token {
     fn at(text: &str, at: usize) -> Self {
         let rest = &text[at..];
-        let until = |end: usize| Self {
-            inside: at..end,
-            end,
-            is_string: false,
-        };
+        let until = |end: usize| Self { inside: at..end, end, is_string: false };
         if rest.starts_with("//") {
             return until(rest.find('\n').map_or(text.len(), |length| at + length));
         }
         if rest.starts_with("/*") {
             return until(at + block_comment(rest));
         }
-        let begins_a_word =
-            !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
+        let begins_a_word = !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
         if begins_a_word && let Some(raw) = Self::raw_string(text, at) {
             return raw;
         }
         if let Some(body) = rest.strip_prefix('"') {
             let close = at + 1 + unescaped(body, '"');
-            return Self {
-                inside: at + 1..close,
-                end: (close + 1).min(text.len()),
-                is_string: true,
-            };
+            return Self { inside: at + 1..close, end: (close + 1).min(text.len()), is_string: true };
         }
         if let Some(length) = char_literal(rest) {
-            return Self {
-                inside: at + 1..at + length - 1,
-                end: at + length,
-                is_string: false,
-            };
+            return Self { inside: at + 1..at + length - 1, end: at + length, is_string: false };
         }
         let width = rest.chars().next().map_or(1, char::len_utf8);
-        Self {
-            inside: at..at,
-            end: at + width,
-            is_string: false,
-        }
+        Self { inside: at..at, end: at + width, is_string: false }
     }
 
     fn raw_string(text: &str, at: usize) -> Option<Self> {
         let rest = &text[at..];
-        let body = rest
-            .strip_prefix("br")
-            .or_else(|| rest.strip_prefix("cr"))
-            .or_else(|| rest.strip_prefix('r'))?;
+        let body = rest.strip_prefix("br").or_else(|| rest.strip_prefix("cr")).or_else(|| rest.strip_prefix('r'))?;
         let hashes = body.bytes().take_while(|&byte| byte == b'#').count();
         body[hashes..].strip_prefix('"')?;
         let start = at + (rest.len() - body.len()) + hashes + 1;
         let closing = format!("\"{}", "#".repeat(hashes));
-        let close = text[start..]
-            .find(&closing)
-            .map_or(text.len(), |length| start + length);
-        Some(Self {
-            inside: start..close,
-            end: (close + closing.len()).min(text.len()),
-            is_string: true,
-        })
+        let close = text[start..].find(&closing).map_or(text.len(), |length| start + length);
+        Some(Self { inside: start..close, end: (close + closing.len()).min(text.len()), is_string: true })
     }
 }
 
