@@ -121,7 +121,8 @@ impl Io {
         }
     }
 
-    /// Tells the peer that nothing more will be sent, as far as that works without waiting. Reading goes on.
+    /// Tells the peer that nothing more will be sent, as far as that works without waiting: what was not flushed before is lost.
+    /// Reading goes on.
     pub fn shutdown(&mut self) {
         // Whoever shuts down has nothing left to say: a peer that is gone already is no news.
         let _ = match self {

@@ -70,7 +70,12 @@ async fn over_a_bad_wire(
             match io.read(&mut got[filled..]).await {
                 Ok(0) => return Err("ended".to_owned()),
                 Ok(count) => filled += count,
-                Err(error) => return Err(error.to_string()),
+                Err(error) => {
+                    // It stays so, and nothing can be said any more.
+                    assert!(io.read(&mut got[filled..]).await.is_err() && io.try_send(b"x").is_err());
+                    io.shutdown();
+                    return Err(error.to_string());
+                }
             }
         }
         assert!(got == said, "wrong bytes were let through");

@@ -148,8 +148,11 @@ impl TlsIo {
                 }
                 let arrived = ready!(self.poll_receive(cx, &mut scratch.incoming, buf.len()))?;
                 let incoming = scratch.incoming.get_mut(..arrived).unwrap_or_default();
+                let owed = self.unsent.rest().len();
                 let filled = self.decrypt(incoming, buf);
-                self.flush_control()?;
+                if self.unsent.rest().len() > owed {
+                    self.flush_control(cx)?;
+                }
                 if filled > 0 {
                     return Poll::Ready(Ok(filled));
                 }
@@ -214,16 +217,12 @@ impl TlsIo {
         filled
     }
 
-    /// Sends the records that reading made necessary, as far as the socket takes them.
-    fn flush_control(&mut self) -> io::Result<()> {
-        if self.unsent.is_empty() {
-            return Ok(());
-        }
+    /// Sends the records that reading made necessary, now or when the socket takes them.
+    fn flush_control(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         // A peer that is gone shows when it is next sent to; what it said before is still good.
-        let _ = self.try_flush();
+        let _ = self.poll_flush(cx);
         if self.unsent.rest().len() > MOST_UNSENT {
-            let error = io::Error::new(ErrorKind::InvalidData, "the peer does not read what it asks for");
-            return Err(error);
+            return Err(io::Error::new(ErrorKind::InvalidData, "the peer does not read what it asks for"));
         }
         Ok(())
     }
@@ -274,6 +273,10 @@ impl TlsIo {
 
     /// Encrypts and sends; what the socket does not take is kept.
     fn seal(&mut self, what: Outgoing<'_>, scratch: &mut Scratch) -> io::Result<()> {
+        // rustls would look at the bytes again that it could not make sense of.
+        if matches!(self.inbound, Inbound::Broken(_)) {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
         let out = &mut scratch.outgoing;
         let written = self
             .session
