@@ -33,9 +33,6 @@ pub enum TlsSettingError {
         /// The key's file.
         key: PathBuf,
     },
-    /// A certificate without a key, or a key without a certificate.
-    #[error("a client certificate needs both cert and key")]
-    HalfPair,
     /// A mode that verifies, and nothing to verify with.
     #[error("mode {0:?} needs a ca")]
     NoCa(&'static str),
