@@ -1,6 +1,8 @@
 //! The statement reader's table is true: each of its statements, run on a fresh session of a real PostgreSQL, leaves there what
 //! the table says, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod harness;
 #[path = "../src/wire/sql/tests/statements.rs"]
 mod statements;

@@ -334,6 +334,7 @@ const fn classes() -> [Class; 256] {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may fail")]
 mod tests {
     use super::*;
 
