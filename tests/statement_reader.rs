@@ -71,7 +71,7 @@ async fn session(pg: &Postgres, backslash_escapes: bool) -> Client {
     if backslash_escapes {
         config.options("-c standard_conforming_strings=off");
     }
-    let (client, connection) = config.connect(NoTls).await.unwrap();
+    let (client, connection) = Box::pin(config.connect(NoTls)).await.unwrap();
     tokio::spawn(connection);
     client
 }
