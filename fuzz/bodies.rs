@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use pgweir::auth::scram::client::{self, Binding};
 use pgweir::auth::scram::server::WaitMechanism;
 use pgweir::auth::{Keys, Secret, Verifier, certificate_names, tls_server_end_point};
-use pgweir::config::{ByteSize, Glob, HttpAddress, ListenAddress, Network, Period, Settings};
+use pgweir::config::{ByteSize, Config, Glob, HttpAddress, ListenAddress, Loaded, Mistake, Network, Period, Variables, diff, parse_str};
 use pgweir::wire::message::{self, Fields};
 use pgweir::wire::scan::{Frames, Side, body_length};
 use pgweir::wire::sql::session_state;
@@ -247,10 +247,13 @@ pub fn certificate(der: &[u8]) {
     }
 }
 
-/// A configuration file, and each kind of value in it: what parses is shown so that it parses to the same.
+/// A configuration file, the URL of an upstream, and each kind of value: every refusal says what is wrong in words, the same text
+/// always means the same, and a value that is shown parses to the same.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    drop(toml::from_str::<Settings>(text));
+    loads(&parse_str(text));
+    assert_eq!(parse_str(text), parse_str(text));
+    loads(&Config::load(None, Some(text), &Variables::new()));
     if let Ok(glob) = text.parse::<Glob>() {
         assert_eq!(glob.to_string(), text);
         if let Some(literal) = glob.literal() {
@@ -263,6 +266,21 @@ pub fn config(bytes: &[u8]) {
     shown_again::<ListenAddress>(text);
     shown_again::<HttpAddress>(text);
     shown_again::<Network>(text);
+}
+
+fn loads(answer: &Result<Loaded, Vec<Mistake>>) {
+    let mistakes = match answer {
+        Ok(loaded) => {
+            assert!(diff(&loaded.config, &loaded.config).is_empty());
+            &loaded.warnings
+        }
+        Err(mistakes) => mistakes,
+    };
+    assert_eq!(mistakes.iter().any(Mistake::is_error), answer.is_err(), "{mistakes:?}");
+    for mistake in mistakes {
+        let shown = mistake.to_string();
+        assert!(!mistake.what.is_empty() && !shown.contains("fault of pgweir"), "{shown}");
+    }
 }
 
 fn shown_again<T: std::str::FromStr + std::fmt::Display + PartialEq + std::fmt::Debug>(text: &str) {
