@@ -62,11 +62,12 @@ fn a_room_with_no_floor_is_caught() {
 }
 
 #[test]
-fn a_sqlstate_is_written_in_the_fault_table_alone() {
+fn a_sqlstate_is_spelt_out_in_its_table_alone() {
     assert!(only("session/startup.rs", "const A: &str = \"57P01\";").contains("SQLSTATE 57P01"));
     assert!(only("pool/mod.rs", "const A: &[u8; 5] = b\"53300\";").contains("SQLSTATE 53300"));
     assert!(only("http/mod.rs", "const A: &str = r\"08P01\";").contains("SQLSTATE 08P01"));
     none("fault.rs", "const A: &str = \"57P01\";");
+    none("wire/sqlstate.rs", "const A: &str = \"57P01\";");
     none("cli/demo.rs", "const A: &str = \"53300\";");
     none("session/tests.rs", "const A: &str = \"53300\";");
     none("session/mod.rs", "#[cfg(test)]\nmod tests { const A: &str = \"53300\"; }");
