@@ -27,6 +27,8 @@ import org.postgresql.copy.CopyManager;
 
 public class CheckJdbc {
     static final String TABLE = "check_jdbc";
+    static final String SLEEPERS = "SELECT count(*) FROM pg_stat_activity"
+        + " WHERE state = 'active' AND query LIKE '%* " + TABLE + " sleeps *%' AND pid <> pg_backend_pid()";
     static final long DEADLINE_SECONDS = 90;
     static int concurrency = 200;
 
@@ -242,11 +244,15 @@ public class CheckJdbc {
         ExecutorService other = Executors.newSingleThreadExecutor();
         try (Statement statement = connection.createStatement()) {
             Future<?> cancelling = other.submit(() -> {
-                Thread.sleep(300);
+                connected(observer -> {
+                    while (value(observer, Long.class, SLEEPERS) != 1) {
+                        Thread.sleep(50);
+                    }
+                });
                 statement.cancel();
                 return null;
             });
-            fails("57014", () -> statement.executeQuery("SELECT pg_sleep(60)"));
+            fails("57014", () -> statement.executeQuery("SELECT pg_sleep(60) /* " + TABLE + " sleeps */"));
             cancelling.get();
             statement.setQueryTimeout(1);
             fails("57014", () -> statement.executeQuery("SELECT pg_sleep(60)"));

@@ -4,7 +4,7 @@ import pg from "pg";
 import { from as copyFrom, to as copyTo } from "pg-copy-streams";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { concurrency, equal, fails, pause, report, tls, url } from "./report.mjs";
+import { concurrency, equal, fails, pause, report, sleepers, tls, url } from "./report.mjs";
 
 const TABLE = "check_pg";
 const config = { connectionString: url, ssl: tls, connectionTimeoutMillis: 60_000 };
@@ -95,15 +95,15 @@ const copy_error = () => connected(async (client) => {
   equal(await value(client, "SELECT 1"), 1);
 });
 
-const cancel = () => connected(async (client) => {
-  const sleeping = new pg.Query("SELECT pg_sleep(60)");
+const cancel = () => connected((observer) => connected(async (client) => {
+  const sleeping = new pg.Query(`SELECT pg_sleep(60) /* ${TABLE} sleeps */`);
   const ended = new Promise((resolve, reject) => sleeping.once("end", resolve).once("error", reject));
   client.query(sleeping);
-  await pause(300);
+  while ((await value(observer, sleepers(TABLE))) !== 1) await pause(50);
   new pg.Client(config).cancel(client, sleeping);
   await fails("57014", ended);
   equal(await value(client, "SELECT 1"), 1);
-});
+}));
 
 const big_values = () => connected(async (client) => {
   const big = "x".repeat(5_000_000);

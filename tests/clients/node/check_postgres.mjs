@@ -3,7 +3,7 @@
 import postgres from "postgres";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { Skip, concurrency, equal, fails, pause, report, tls, url } from "./report.mjs";
+import { Skip, concurrency, equal, fails, pause, report, sleepers, tls, url } from "./report.mjs";
 
 const TABLE = "check_postgres_js";
 
@@ -94,14 +94,14 @@ const copy_error = async () => {
   throw new Skip("postgres.js never tells the writer that COPY FROM STDIN has failed");
 };
 
-const cancel = () => connected(async (sql) => {
-  const sleeping = sql`SELECT pg_sleep(60)`.execute();
+const cancel = () => connected((observer) => connected(async (sql) => {
+  const sleeping = sql.unsafe(`SELECT pg_sleep(60) /* ${TABLE} sleeps */`).execute();
   const failing = fails("57014", sleeping);
-  await pause(300);
+  while ((await observer.unsafe(sleepers(TABLE)))[0].n !== 1) await pause(50);
   await sleeping.cancel();
   await failing;
   equal((await sql`SELECT 1 AS n`)[0].n, 1);
-});
+}));
 
 const big_values = () => connected(async (sql) => {
   const big = "x".repeat(5_000_000);

@@ -31,6 +31,11 @@ export async function fails(code, promise) {
   equal(found, code);
 }
 
+/** A statement that counts the running statements which say in a comment that NAME sleeps. */
+export const sleepers = (name) =>
+  `SELECT count(*)::int AS n FROM pg_stat_activity
+   WHERE state = 'active' AND query LIKE '%* ${name} sleeps *%' AND pid <> pg_backend_pid()`;
+
 export const pause = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
 /** Runs functions in order, each named for what it checks. */

@@ -130,7 +130,7 @@ async def copy_error():
 async def cancel():
     async with connect() as connection:
         try:
-            await connection.fetch("SELECT pg_sleep(60)", timeout=0.3)
+            await connection.fetch("SELECT pg_sleep(60)", timeout=1)
         except TimeoutError:
             pass
         else:

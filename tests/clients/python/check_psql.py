@@ -4,7 +4,7 @@ import asyncio
 import os
 import pty
 
-from report import Report, Skip, equal, settings
+from report import Report, Skip, equal, settings, sleepers
 
 URL, CA, CONCURRENT = settings()
 TABLE = "check_psql"
@@ -133,8 +133,9 @@ async def cancel():
 
     try:
         await until("=> ")
-        os.write(ours, b"SELECT pg_sleep(60);\n")
-        await asyncio.sleep(0.3)
+        os.write(ours, f"SELECT pg_sleep(60) /* {TABLE} sleeps */;\n".encode())
+        while (await psql(sleepers(TABLE)))[1] != "1\n":
+            await asyncio.sleep(0.05)
         process.send_signal(2)
         await until("57014")
         os.write(ours, b"SELECT 'still' || 'here';\n")

@@ -8,7 +8,7 @@ import uuid
 import psycopg
 from psycopg.types.json import Jsonb
 
-from report import Report, equal, settings
+from report import Report, equal, settings, sleepers
 
 URL, CA, CONCURRENT = settings()
 TABLE = "check_psycopg"
@@ -135,9 +135,10 @@ async def copy_error():
 
 
 async def cancel():
-    async with await connect(autocommit=True) as connection:
-        sleeping = asyncio.create_task(fails("57014", connection.execute("SELECT pg_sleep(60)")))
-        await asyncio.sleep(0.3)
+    async with await connect(autocommit=True) as connection, await connect(autocommit=True) as observer:
+        sleeping = asyncio.create_task(fails("57014", connection.execute(f"SELECT pg_sleep(60) /* {TABLE} sleeps */")))
+        while not await value(observer, sleepers(TABLE)):
+            await asyncio.sleep(0.05)
         await connection.cancel_safe(timeout=10)
         await sleeping
         equal(await value(connection, "SELECT 1"), 1)

@@ -45,6 +45,11 @@ def settings():
     return os.environ["DATABASE_URL"], os.environ.get("PGSSLROOTCERT"), concurrent
 
 
+def sleepers(name):
+    """A statement that counts the running statements which say in a comment that NAME sleeps."""
+    return f"SELECT count(*)::int FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%* {name} sleeps *%' AND pid <> pg_backend_pid()"
+
+
 def equal(found, expected):
     if found != expected:
         raise AssertionError(f"expected {expected!r:.200}, found {found!r:.200}")

@@ -181,17 +181,24 @@ async fn copy_error() -> Result<()> {
 }
 
 async fn cancel() -> Result<()> {
-    let (client, _) = connect().await?;
+    let ((client, _), (observer, _)) = (connect().await?, connect().await?);
     let token = client.cancel_token();
+    let sleep = format!("SELECT pg_sleep(60) /* {TABLE} sleeps */");
+    let sleepers = format!(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE state = 'active' AND query LIKE '%* {TABLE} sleeps *%' AND pid <> pg_backend_pid()"
+    );
     let cancelling = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        while value::<i64>(&observer, &sleepers, &[]).await? != 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         match authority() {
             Some(file) => token.cancel_query(tls(&file)?).await?,
             None => token.cancel_query(NoTls).await?,
         }
         anyhow::Ok(())
     };
-    let (slept, cancelled) = tokio::join!(fails("57014", client.query("SELECT pg_sleep(60)", &[])), cancelling);
+    let (slept, cancelled) = tokio::join!(fails("57014", client.query(&sleep, &[])), cancelling);
     cancelled.context("the cancel request")?;
     slept?;
     equal(value(&client, "SELECT 1", &[]).await?, 1)
