@@ -106,8 +106,6 @@ pub enum Fault {
     },
     /// The client asked to cancel what was still waiting.
     CancelledWaiting,
-    /// The client uses the unnamed statement of an earlier transaction.
-    NoUnnamedStatement,
     /// A transaction over several statements, in statement mode.
     StatementMode,
     /// The client is connected to itself through something that does not speak the protocol.
@@ -130,7 +128,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-const TABLE: [Entry; 25] = [
+const TABLE: [Entry; 24] = [
     entry("malformed", sqlstate::PROTOCOL_VIOLATION, true, "The client sent what is no message of the protocol.", "A driver's bug, or something else than a PostgreSQL client."),
     entry("bad_packet", sqlstate::PROTOCOL_VIOLATION, true, "The first packet is not a startup packet, or asks for what there is not.", "`0A000` names a protocol version, `28000` a missing user, `42601` and `22023` a bad `options` or `replication`."),
     entry("early_data", sqlstate::PROTOCOL_VIOLATION, true, "Bytes arrived behind a request for encryption before it was answered.", "Somebody may be injecting data into the connection."),
@@ -153,7 +151,6 @@ const TABLE: [Entry; 25] = [
     entry("idle_in_transaction", sqlstate::IDLE_IN_TRANSACTION, true, "The client left a transaction open with nothing running for longer than `idle_transaction_timeout`.", "A Lambda that was frozen inside BEGIN; commit before returning."),
     entry("idle_client", sqlstate::IDLE_SESSION_TIMEOUT, true, "The client was idle for longer than `client_idle_timeout`.", "It is off by default."),
     entry("cancelled_waiting", sqlstate::QUERY_CANCELED, false, "The client cancelled what was still waiting for a server connection.", ""),
-    entry("no_unnamed_statement", sqlstate::INVALID_STATEMENT_NAME, false, "The client uses the unnamed prepared statement of an earlier transaction, whose server connection it no longer has.", "Parse it again in the same batch, as drivers do, or use `pool_mode = \"session\"`."),
     entry("statement_mode", sqlstate::FEATURE_NOT_SUPPORTED, true, "A transaction over several statements on a database with `pool_mode = \"statement\"`.", "Use `pool_mode = \"transaction\"`."),
     entry("internal", sqlstate::INTERNAL_ERROR, true, "Something is wrong inside the proxy, or it does not support what was asked for.", "Please report it, with the log."),
 ];
@@ -195,9 +192,8 @@ impl Fault {
             Self::IdleInTransaction { .. } => 19,
             Self::IdleClient { .. } => 20,
             Self::CancelledWaiting => 21,
-            Self::NoUnnamedStatement => 22,
-            Self::StatementMode => 23,
-            Self::Unsupported(_) | Self::Internal => 24,
+            Self::StatementMode => 22,
+            Self::Unsupported(_) | Self::Internal => 23,
         }
     }
 
@@ -271,7 +267,6 @@ impl Fault {
             Self::IdleInTransaction { .. } => "terminating connection due to idle-in-transaction timeout".into(),
             Self::IdleClient { .. } => "terminating connection due to idle-session timeout".into(),
             Self::CancelledWaiting => "canceling statement due to user request".into(),
-            Self::NoUnnamedStatement => "unnamed prepared statement does not exist".into(),
             Self::StatementMode => "transactions over several statements are not allowed in statement mode".into(),
             Self::Unsupported(what) => format!("{what} is not supported"),
             Self::Internal => "internal error".into(),

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod metrics;
 pub mod net;
 pub mod pool;
+pub mod session;
 pub mod upstream;
 pub mod wire;
 

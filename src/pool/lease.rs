@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use tokio::sync::oneshot;
+
 use super::ledger::ServerId;
 use super::local::{Kept, Local};
 use super::shared::Pool;
@@ -105,18 +107,29 @@ impl Lease {
     /// Puts the connection in order in the background, whatever its client has left, and within the upstream's time limit: cancels what runs, ends a COPY, rolls back,
     /// resets what is dirty, and checks. What cannot be put in order is closed. Checklist E2, E3.
     #[cold]
-    pub fn mend(mut self) {
+    pub fn mend(self) {
+        self.put_in_order(true);
+    }
+
+    /// The same for a client that has taken its leave: what it asked for last is done first.
+    #[cold]
+    pub fn finish(self) {
+        self.put_in_order(false);
+    }
+
+    fn put_in_order(mut self, cancel: bool) {
         let Some(kept) = self.kept.take() else { return };
         let (id, local) = (self.id, Rc::clone(&self.local));
         kept.pool.upstream.ledger.lock().mending(id);
         // Wrapped again, so that whatever ends the task discards the connection.
         let lease = Self { kept: Some(kept), id, local: Rc::clone(&local) };
-        tokio::task::spawn_local(super::mend::mend(lease, local));
+        tokio::task::spawn_local(super::mend::mend(lease, local, cancel));
     }
 
-    /// Has what the connection runs cancelled at the server; the answer comes as an error on the connection itself.
-    pub fn cancel(&self) {
-        self.local.cancel(self);
+    /// Has what the connection runs cancelled at the server; the answer comes as an error on the connection itself. `waiting` are dropped when the cancel has been
+    /// delivered.
+    pub fn cancel(&self, waiting: Vec<oneshot::Sender<()>>) {
+        self.local.cancel(self, waiting);
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use slab::Slab;
+use tokio::sync::oneshot;
 
 use super::ledger::{Answer, Next, ServerId, Step, Waiter};
 use super::lease::Lease;
@@ -58,6 +59,16 @@ enum Slot {
     Taken,
 }
 
+/// A cancel that is on its way.
+#[derive(Debug)]
+struct Cancelling {
+    card: Arc<Card>,
+    /// The lease that would have been given back meanwhile.
+    held: Option<Lease>,
+    /// Dropped when the cancel has been delivered, which tells those at the other ends.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
 /// One worker's part of all pools.
 #[derive(Debug)]
 pub struct Local {
@@ -69,7 +80,7 @@ pub struct Local {
     idle: RefCell<Vec<Vec<Option<Box<Kept>>>>>,
     slots: RefCell<Slab<Slot>>,
     /// Connections that wait for the end of a cancel before they may be given back (H2).
-    cancelling: RefCell<Vec<(Arc<Card>, Option<Lease>)>>,
+    cancelling: RefCell<Vec<Cancelling>>,
 }
 
 impl Local {
@@ -327,14 +338,19 @@ impl Local {
 
     /// Has the control thread cancel what a leased connection runs. Until it is done the connection is given to nobody; one cancel at a time per connection,
     /// more than one mean the same (H6).
-    pub fn cancel(self: &Rc<Self>, lease: &Lease) {
+    pub fn cancel(self: &Rc<Self>, lease: &Lease, waiting: Vec<oneshot::Sender<()>>) {
         let upstream = &lease.pool().upstream;
         let card = &lease.server().state.card;
-        let known = self.cancelling.borrow().iter().any(|(known, _)| Arc::ptr_eq(known, card));
-        if known || card.pid == 0 {
+        if card.pid == 0 {
             return;
         }
-        self.cancelling.borrow_mut().push((Arc::clone(card), None));
+        let mut cancelling = self.cancelling.borrow_mut();
+        if let Some(known) = cancelling.iter_mut().find(|known| Arc::ptr_eq(&known.card, card)) {
+            known.waiting.extend(waiting);
+            return;
+        }
+        cancelling.push(Cancelling { card: Arc::clone(card), held: None, waiting });
+        drop(cancelling);
         let finished = card.finished.load(std::sync::atomic::Ordering::Acquire);
         upstream.ask(Job::Cancel {
             upstream: Arc::clone(upstream),
@@ -358,9 +374,9 @@ impl Local {
     /// Keeps a lease that would be given back until the cancel that is on its way has arrived; gives it back to the caller where there is none.
     pub(super) fn hold_for_cancel(&self, lease: Lease) -> Option<Lease> {
         let mut cancelling = self.cancelling.borrow_mut();
-        match cancelling.iter_mut().find(|(card, _)| Arc::ptr_eq(card, &lease.server().state.card)) {
-            Some((_, held)) => {
-                *held = Some(lease);
+        match cancelling.iter_mut().find(|known| Arc::ptr_eq(&known.card, &lease.server().state.card)) {
+            Some(known) => {
+                known.held = Some(lease);
                 None
             }
             None => Some(lease),
@@ -375,10 +391,10 @@ impl Local {
 
     fn cancel_done(self: &Rc<Self>, card: &Arc<Card>) {
         let mut cancelling = self.cancelling.borrow_mut();
-        let Some(at) = cancelling.iter().position(|(known, _)| Arc::ptr_eq(known, card)) else { return };
-        let (_, held) = cancelling.swap_remove(at);
+        let Some(at) = cancelling.iter().position(|known| Arc::ptr_eq(&known.card, card)) else { return };
+        let done = cancelling.swap_remove(at);
         drop(cancelling);
-        if let Some(lease) = held {
+        if let Some(lease) = done.held {
             lease.give_back_unused(now());
         }
     }

@@ -11,11 +11,11 @@ use crate::upstream::{Broken, Server};
 use crate::wire::{Status, say};
 
 /// Cancels, drains, rolls back, resets and gives back; or closes, when that does not succeed in time.
-pub(super) async fn mend(mut lease: Lease, local: Rc<Local>) {
+pub(super) async fn mend(mut lease: Lease, local: Rc<Local>, cancel: bool) {
     let upstream = lease.pool().upstream.clone();
     let limit = upstream.times.load().settle;
-    if lease.server().state.owed.owes() && !lease.server().state.owed.is_copying_in() {
-        lease.cancel();
+    if cancel && lease.server().state.owed.owes() && !lease.server().state.owed.is_copying_in() {
+        lease.cancel(Vec::new());
     }
     let clock = Rc::clone(&local.clock);
     match clock.within(limit, put_in_order(lease.server_mut())).await {

@@ -26,6 +26,16 @@ impl ServerError {
         Fields::new(&self.body)
     }
 
+    /// The same as a FATAL error: what a server refuses to a client that is still logging in ends that login.
+    #[must_use]
+    pub fn as_fatal(&self) -> Self {
+        let fields = self.fields().iter();
+        let fields = fields.map(|(code, text)| (code, if matches!(code, b'S' | b'V') { b"FATAL" } else { text }));
+        let mut body: Vec<u8> = fields.flat_map(|(code, text)| [&[code], text, &[0]].concat()).collect();
+        body.push(0);
+        Self::new(&body)
+    }
+
     /// Whether its SQLSTATE is this one.
     pub fn is(&self, sqlstate: &str) -> bool {
         self.fields().sqlstate() == Some(sqlstate.as_bytes())

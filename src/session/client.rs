@@ -1,0 +1,422 @@
+//! A client that is logged in: idle, it holds nothing; with bytes in hand, it asks for a server connection; then the relay has it.
+//!
+//! Bytes come first and the server connection second: one that was taken on a mere sign of readiness would be parked at an idle client.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::inspect::HELD;
+use super::house::Admitted;
+use super::login::LoggedIn;
+use super::phase::Phase;
+use super::relay::{self, End, First};
+use super::watch::{Signal, Watch};
+use super::worker::Worker;
+use crate::fault::{Fault, Whose};
+use crate::metrics::CancelCause;
+use crate::net::{Io, now};
+use crate::pool::{Attempt, Lease, Unavailable, Wait, with_scratch};
+use crate::upstream::Settings;
+use crate::wire::scan::{Side, body_length};
+use crate::wire::{Status, say};
+
+/// A client that is logged in.
+#[derive(Debug)]
+pub struct Client {
+    pub(super) io: Io,
+    pub(super) worker: Rc<Worker>,
+    pub(super) watch: Rc<Watch>,
+    pub(super) slot: u32,
+    pub(super) settings: Arc<Settings>,
+    /// What was read and not yet sent on: at most a message that is not whole, but for one that waits for a server connection.
+    pub(super) held: Vec<u8>,
+    /// What is for the client and it has not taken yet.
+    pub(super) unsent: Vec<u8>,
+    /// The rest of a refused batch is dropped up to its Sync (C9).
+    discarding: bool,
+    /// Bytes of a dropped message that are still to come.
+    skip: u32,
+    _admitted: Admitted,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.worker.strike_off(self.slot, &self.watch);
+    }
+}
+
+/// What an idle client wants.
+enum Wish {
+    /// A server connection, for this many bytes in the worker's read buffer.
+    Scratch(usize),
+    /// A server connection, for what is held.
+    Held,
+    /// To leave.
+    Leave,
+}
+
+/// What is at the front of the bytes held.
+enum Front {
+    /// Not enough to say, or nothing.
+    Unknown,
+    /// A message for a server.
+    ForServer,
+    /// The client takes its leave, or must.
+    Leave,
+}
+
+impl Client {
+    /// A client that has just logged in.
+    pub fn new(logged_in: LoggedIn, worker: &Rc<Worker>) -> Self {
+        let LoggedIn { io, watch, slot, settings, rest, admitted } = logged_in;
+        Self {
+            io,
+            worker: Rc::clone(worker),
+            watch,
+            slot,
+            settings,
+            held: rest,
+            unsent: Vec::new(),
+            discarding: false,
+            skip: 0,
+            _admitted: admitted,
+        }
+    }
+
+    /// Serves the client until it leaves.
+    ///
+    /// Cancel safe: a dropped future closes the client's connection; a server connection that it held is discarded.
+    pub async fn live(mut self) {
+        poll_fn(|cx| {
+            self.watch.set_waker(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        loop {
+            let wish = match self.idle().await {
+                Wish::Leave => return,
+                wish => wish,
+            };
+            let began = now();
+            let Some((lease, first)) = self.acquire(wish, began).await else {
+                if self.io_is_done() {
+                    return;
+                }
+                continue;
+            };
+            let end = relay::relay(&mut self, lease, first, began).await;
+            self.watch.enter(Phase::Idle, end.at());
+            self.worker.rest(&self.watch);
+            if !self.after(end).await {
+                return;
+            }
+        }
+    }
+
+    /// A client that is to leave has a signal to that effect.
+    fn io_is_done(&self) -> bool {
+        self.discarding && self.skip == u32::MAX
+    }
+
+    /// Marks the client as one that is to leave.
+    fn leave(&mut self) {
+        self.discarding = true;
+        self.skip = u32::MAX;
+    }
+
+    /// Waits for the first whole message that needs a server, answering what does not.
+    async fn idle(&mut self) -> Wish {
+        loop {
+            if !self.unsent.is_empty() && !self.flush().await {
+                return Wish::Leave;
+            }
+            if !self.held.is_empty() {
+                match self.digest().await {
+                    Front::ForServer => return Wish::Held,
+                    Front::Leave => return Wish::Leave,
+                    Front::Unknown => {}
+                }
+            }
+            let read = poll_fn(|cx| {
+                if let Some(fault) = self.idle_signal() {
+                    return Poll::Ready(Err(fault));
+                }
+                with_scratch(|scratch| self.io.poll_read(cx, scratch)).map(|read| Ok(read.unwrap_or(0)))
+            });
+            match read.await {
+                Ok(0) => return Wish::Leave,
+                Ok(count) => {
+                    if self.held.is_empty() && !self.discarding && with_scratch(|scratch| is_for_server(&scratch[..count])) {
+                        return Wish::Scratch(count);
+                    }
+                    with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
+                }
+                Err(fault) => {
+                    self.say_fault(&fault, true).await;
+                    return Wish::Leave;
+                }
+            }
+        }
+    }
+
+    /// What an idle client is told from outside, where that ends its session. A cancel of nothing is nothing (H5).
+    fn idle_signal(&self) -> Option<Fault> {
+        if self.watch.is_draining() {
+            return Some(Fault::Shutdown);
+        }
+        match self.watch.take_signal()? {
+            Signal::Kill => Some(Fault::Shutdown),
+            Signal::EndIdle(limit) => Some(Fault::IdleClient { limit }),
+            _ => {
+                self.watch.take_cancels();
+                None
+            }
+        }
+    }
+
+    /// Answers what is at the front of the bytes held, as far as that needs no server.
+    async fn digest(&mut self) -> Front {
+        let mut out = BytesMut::new();
+        let front = loop {
+            let skipped = self.held.len().min(self.skip as usize);
+            self.skip -= u32::try_from(skipped).unwrap_or(0);
+            self.held.drain(..skipped);
+            let Some(&[kind, a, b, c, d]) = self.held.first_chunk::<5>() else { break Front::Unknown };
+            let total = match body_length(Side::Client, kind, [a, b, c, d]) {
+                Ok(length) => length as usize + 5,
+                Err(malformed) => {
+                    Fault::Malformed(malformed).say(&mut out, true);
+                    break Front::Leave;
+                }
+            };
+            let whole = self.held.len() >= total;
+            match kind {
+                b'X' => break Front::Leave,
+                // A Sync with nothing before it, or the end of a refused batch (C8, C9).
+                b'S' if whole => {
+                    self.discarding = false;
+                    say::ready(&mut out, Status::Idle);
+                    self.held.drain(..total);
+                }
+                b'S' => break Front::Unknown,
+                // What a COPY left behind (F2), a Flush of nothing, and the rest of a refused batch.
+                _ if self.discarding || matches!(kind, b'd' | b'c' | b'f' | b'H') => {
+                    self.skip = u32::try_from(total).unwrap_or(u32::MAX);
+                }
+                _ if whole || total > HELD => break Front::ForServer,
+                _ => break Front::Unknown,
+            }
+        };
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+        if !out.is_empty() && !self.say(&out).await {
+            return Front::Leave;
+        }
+        front
+    }
+
+    /// A server connection that is ready for this client, or none: then the client has heard why, or has left.
+    #[inline]
+    async fn acquire(&mut self, wish: Wish, began: Instant) -> Option<(Lease, First)> {
+        self.worker.rouse(self.slot, &self.watch);
+        let tenant = self.watch.tenant.borrow().id;
+        if let Wish::Scratch(count) = wish {
+            match self.worker.local.request(&self.watch.pool, tenant, began) {
+                Ok(Attempt::Ready(lease)) if self.suits(&lease, began) => {
+                    self.watch.tenant.borrow().numbers.queue_wait.observe(Duration::ZERO);
+                    return Some((lease, First::Scratch(count)));
+                }
+                attempt => {
+                    with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
+                    return Box::pin(self.acquire_slowly(Some(attempt), began)).await;
+                }
+            }
+        }
+        Box::pin(self.acquire_slowly(None, began)).await
+    }
+
+    /// Whether a connection can be used by this client as it is.
+    #[inline]
+    fn suits(&self, lease: &Lease, now: Instant) -> bool {
+        Arc::ptr_eq(&lease.server().state.settings, &self.settings) && !lease.wants_check(now)
+    }
+
+    /// Waits, checks and prepares.
+    async fn acquire_slowly(&mut self, mut attempt: Option<Result<Attempt, Unavailable>>, began: Instant) -> Option<(Lease, First)> {
+        let tenant = self.watch.tenant.borrow().id;
+        loop {
+            let this = attempt.take().unwrap_or_else(|| self.worker.local.request(&self.watch.pool, tenant, now()));
+            let mut lease = match this {
+                Ok(Attempt::Ready(lease)) => lease,
+                Ok(Attempt::Wait(wait)) => self.wait(wait, began).await?,
+                Err(why) => {
+                    let fault = Fault::unavailable(&why, || self.whose());
+                    self.refuse(&fault).await;
+                    return None;
+                }
+            };
+            if lease.wants_check(now())
+                && let Err(why) = lease.check().await
+            {
+                tracing::info!(%why, "an idle server connection gave no sign of life and is closed");
+                continue;
+            }
+            match lease.server_mut().apply(&self.settings).await {
+                Ok(Ok(())) => {
+                    self.watch.tenant.borrow().numbers.queue_wait.observe(now().saturating_duration_since(began));
+                    return Some((lease, First::Held));
+                }
+                Ok(Err(refusal)) => {
+                    lease.give_back(now());
+                    self.refuse(&Fault::ServerRefused(refusal)).await;
+                    return None;
+                }
+                Err(why) => tracing::info!(%why, "a server connection broke while it was prepared and is closed"),
+            }
+        }
+    }
+
+    /// Waits in the queue, with an eye on the client: one that has gone, or has changed its mind, leaves the queue at once.
+    async fn wait(&mut self, mut wait: Wait, began: Instant) -> Option<Lease> {
+        self.watch.enter(Phase::Waiting, began);
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(outcome) = Pin::new(&mut wait).poll(cx) {
+                return Poll::Ready(outcome.map_err(|why| Fault::unavailable(&why, || self.whose())).map_err(Some));
+            }
+            match self.watch.take_signal() {
+                Some(Signal::Refuse(waited)) => return Poll::Ready(Err(Some(Fault::QueueTimeout { whose: self.whose(), waited }))),
+                Some(Signal::Cancel) => {
+                    self.watch.tenant.borrow().numbers.cancelled[CancelCause::Request.index()].add(1);
+                    self.watch.take_cancels();
+                    return Poll::Ready(Err(Some(Fault::CancelledWaiting)));
+                }
+                Some(Signal::Kill) => return Poll::Ready(Err(Some(Fault::Shutdown))),
+                _ => {}
+            }
+            while self.held.len() < 2 * HELD {
+                match with_scratch(|scratch| {
+                    let read = self.io.poll_read(cx, scratch);
+                    if let Poll::Ready(Ok(count)) = read {
+                        self.held.extend_from_slice(&scratch[..count]);
+                    }
+                    read
+                }) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(None)),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        drop(wait);
+        match outcome {
+            Ok(lease) => Some(lease),
+            Err(Some(fault)) => {
+                self.refuse(&fault).await;
+                None
+            }
+            Err(None) => {
+                self.leave();
+                None
+            }
+        }
+    }
+
+    pub(super) fn whose(&self) -> Whose {
+        Whose { tenant: self.watch.tenant.borrow().name.clone(), upstream: self.watch.pool.upstream.name.clone() }
+    }
+
+    /// Tells the client that what it holds at the front will not be done, and goes on with what is behind it: a Query is answered on the spot, an extended
+    /// batch is dropped up to its Sync (C9). A fault that ends the session ends it.
+    async fn refuse(&mut self, fault: &Fault) {
+        self.worker.rest(&self.watch);
+        self.watch.enter(Phase::Idle, now());
+        let mut out = BytesMut::new();
+        self.count(fault);
+        fault.say(&mut out, true);
+        if fault.is_fatal(true) {
+            self.say(&out).await;
+            return self.leave();
+        }
+        match self.held.first_chunk::<5>() {
+            Some(&[kind @ (b'Q' | b'F'), a, b, c, d]) => {
+                let total = body_length(Side::Client, kind, [a, b, c, d]).unwrap_or(0) as usize + 5;
+                self.skip = u32::try_from(total).unwrap_or(u32::MAX);
+                say::ready(&mut out, Status::Idle);
+            }
+            _ => self.discarding = true,
+        }
+        if !self.say(&out).await {
+            self.leave();
+        }
+    }
+
+    fn count(&self, fault: &Fault) {
+        self.watch.tenant.borrow().numbers.refused[fault.number()].add(1);
+    }
+
+    /// What comes after a lease: false where the session is over.
+    async fn after(&mut self, end: End) -> bool {
+        match end {
+            End::Settled { .. } => true,
+            End::Gone { .. } => false,
+            End::Fault { fault, .. } => {
+                self.say_fault(&fault, true).await;
+                !fault.is_fatal(true)
+            }
+            End::Unsent { .. } => {
+                // The server connection broke before it had a byte of ours: somewhere else then (G4).
+                true
+            }
+        }
+    }
+
+    async fn say_fault(&mut self, fault: &Fault, living: bool) {
+        self.count(fault);
+        tracing::info!(tenant = self.watch.tenant.borrow().name, client = %self.watch.peer, fault = fault.label(), "a client's session is ended");
+        let mut out = BytesMut::new();
+        fault.say(&mut out, living);
+        if self.flush().await {
+            self.say(&out).await;
+        }
+        self.io.shutdown();
+    }
+
+    /// Sends what is the proxy's own to say, within the limit for clients that do not read.
+    async fn say(&mut self, out: &[u8]) -> bool {
+        let limit = self.stall_limit();
+        let sent = self.worker.clock.within(limit, self.io.write_all(out)).await;
+        matches!(sent, Some(Ok(())))
+    }
+
+    /// Sends what the client has not taken yet.
+    async fn flush(&mut self) -> bool {
+        let unsent = std::mem::take(&mut self.unsent);
+        unsent.is_empty() && !self.io.has_unsent() || self.say(&unsent).await
+    }
+
+    fn stall_limit(&self) -> Duration {
+        self.watch.tenant.borrow().limits.write_stall.unwrap_or(Duration::from_secs(86_400))
+    }
+}
+
+/// Whether these bytes begin with a message that only a server can answer, and that is whole (or too large to wait for).
+#[inline]
+fn is_for_server(bytes: &[u8]) -> bool {
+    let Some(&[kind, a, b, c, d]) = bytes.first_chunk::<5>() else { return false };
+    match kind {
+        b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' => {}
+        _ => return false,
+    }
+    let Ok(length) = body_length(Side::Client, kind, [a, b, c, d]) else { return false };
+    let total = length as usize + 5;
+    bytes.len() >= total || total > HELD
+}

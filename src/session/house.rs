@@ -1,0 +1,184 @@
+//! What all workers' sessions share: the configuration, the upstreams, the keys, the counts of clients.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::{Mutex, RwLock};
+
+use super::keys::CancelKeys;
+use super::phase;
+use super::secrets::Secrets;
+use super::watch::Tenant;
+use super::worker::{Mail, Mailbox};
+use crate::admission::TenantId;
+use crate::auth::{Denied, tls_server_end_point};
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::net::tls::ClientTls;
+use crate::pool::Upstream;
+use crate::pool::ledger::Keep;
+
+/// TLS as clients see it, with what SCRAM binds to.
+#[derive(Debug)]
+pub struct Certificate {
+    /// The TLS configuration.
+    pub tls: ClientTls,
+    /// The hash of our certificate, if its kind can be bound to.
+    pub binding: Option<Vec<u8>>,
+}
+
+impl Certificate {
+    /// A certificate and what SCRAM binds to.
+    pub fn new(tls: ClientTls) -> Self {
+        let binding = tls.certificate().and_then(|certificate| tls_server_end_point(certificate));
+        Self { tls, binding }
+    }
+}
+
+/// What all workers' sessions share.
+#[derive(Debug)]
+pub struct House {
+    /// The configuration in force; read once per login, not per query.
+    pub config: ArcSwap<Config>,
+    /// TLS toward clients.
+    pub certificate: ArcSwapOption<Certificate>,
+    /// What cancel keys are made from.
+    pub keys: CancelKeys,
+    /// What is known of users' passwords.
+    pub secrets: Secrets,
+    /// All numbers.
+    pub metrics: Arc<Metrics>,
+    /// New clients are turned away.
+    pub draining: AtomicBool,
+    upstreams: RwLock<Vec<Arc<Upstream>>>,
+    workers: OnceLock<Vec<Mailbox>>,
+    clients: AtomicU32,
+    by_tenant: Mutex<HashMap<String, Arc<AtomicU32>>>,
+}
+
+impl House {
+    /// A house with everything but its workers.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn new(config: Config, certificate: Option<Certificate>, upstreams: Vec<Arc<Upstream>>, metrics: Arc<Metrics>) -> Result<Arc<Self>, Denied> {
+        Ok(Arc::new(Self {
+            config: ArcSwap::from_pointee(config),
+            certificate: ArcSwapOption::from_pointee(certificate),
+            keys: CancelKeys::new()?,
+            secrets: Secrets::new()?,
+            metrics,
+            draining: AtomicBool::new(false),
+            upstreams: RwLock::new(upstreams),
+            workers: OnceLock::new(),
+            clients: AtomicU32::new(0),
+            by_tenant: Mutex::default(),
+        }))
+    }
+
+    /// The workers' mailboxes, once they are there.
+    pub fn set_workers(&self, workers: Vec<Mailbox>) {
+        // Set once, by the daemon.
+        let _ = self.workers.set(workers);
+    }
+
+    /// Puts a message into one worker's mailbox; nobody answers for a worker that there is not.
+    pub fn tell(&self, worker: u16, mail: Mail) {
+        if let Some(mailbox) = self.workers.get().and_then(|workers| workers.get(usize::from(worker))) {
+            let _ = mailbox.send(mail);
+        }
+    }
+
+    /// Tells all workers.
+    pub fn tell_all(&self, mail: impl Fn() -> Mail) {
+        for mailbox in self.workers.get().into_iter().flatten() {
+            let _ = mailbox.send(mail());
+        }
+    }
+
+    /// All upstreams, by their index.
+    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        self.upstreams.read().clone()
+    }
+
+    /// The upstream of that name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.upstreams.read().iter().find(|upstream| upstream.name == name).cloned()
+    }
+
+    /// Adds an upstream that a reload has brought.
+    pub fn add_upstream(&self, make: impl FnOnce(usize) -> Arc<Upstream>) {
+        let mut upstreams = self.upstreams.write();
+        let index = upstreams.len();
+        upstreams.push(make(index));
+    }
+
+    /// A tenant of the configuration, for the clients of one worker.
+    pub fn tenant(&self, at: usize, worker: usize) -> Tenant {
+        let config = self.config.load();
+        let configured = config.tenants.get(at).or_else(|| config.tenants.first());
+        let name = configured.map_or_else(|| "default".to_owned(), |tenant| tenant.name.clone());
+        let limits = configured.map_or_else(phase::Limits::default, |tenant| times(&tenant.limits, &config.clients));
+        let numbers = self.metrics.tenant(worker, &name).unwrap_or_default();
+        Tenant { id: TenantId(u16::try_from(at).unwrap_or(0)), name, limits, numbers }
+    }
+
+    /// One more client of a tenant, if it may come in.
+    ///
+    /// # Errors
+    /// The tenant's limit, or the proxy's own (with no tenant).
+    pub fn admit(self: &Arc<Self>, tenant: &str, limit: u32) -> Result<Admitted, (Option<String>, u32)> {
+        let most = self.config.load().clients.max_clients;
+        if most > 0 && self.clients.fetch_add(1, Ordering::Relaxed) >= most {
+            self.clients.fetch_sub(1, Ordering::Relaxed);
+            return Err((None, most));
+        }
+        let count = Arc::clone(self.by_tenant.lock().entry(tenant.to_owned()).or_default());
+        if count.fetch_add(1, Ordering::Relaxed) >= limit && limit > 0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+            self.clients.fetch_sub(1, Ordering::Relaxed);
+            return Err((Some(tenant.to_owned()), limit));
+        }
+        if most == 0 {
+            self.clients.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Admitted { house: Arc::clone(self), count })
+    }
+
+    /// How many clients are logged in.
+    pub fn clients(&self) -> u32 {
+        self.clients.load(Ordering::Relaxed)
+    }
+}
+
+/// A client that counts; dropping it counts it out.
+#[derive(Debug)]
+pub struct Admitted {
+    house: Arc<House>,
+    count: Arc<AtomicU32>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.house.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn times(limits: &config::Limits, clients: &config::Clients) -> phase::Limits {
+    phase::Limits {
+        queue: limits.queue_timeout,
+        query: limits.query_timeout,
+        transaction: limits.transaction_timeout,
+        idle_transaction: limits.idle_transaction_timeout,
+        idle: limits.client_idle_timeout,
+        write_stall: clients.write_stall_timeout,
+    }
+}
+
+/// How an upstream's connections live.
+pub fn keep(upstream: &config::Upstream) -> Keep {
+    Keep { idle: upstream.server_idle_timeout, lifetime: upstream.server_lifetime, min_idle: upstream.min_idle, once: false }
+}

@@ -1,0 +1,287 @@
+//! From the startup packet to the first ReadyForQuery: who the client is, whose tenant, which pool, and what it is told. Checklist A6-A13.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use zeroize::Zeroizing;
+
+use super::exchange::{self, Proven};
+use super::greeting::Hello;
+use super::house::{Admitted, House, keep};
+use super::secrets::{secret_of, server_secret_of};
+use super::watch::{Tenant, Watch};
+use super::worker::Worker;
+use crate::auth::{Secret, random};
+use crate::config::{AuthMethod, Config, Database, User};
+use crate::fault::{Fault, Whose};
+use crate::metrics::LoginOutcome;
+use crate::net::{Io, Peer, now};
+use crate::pool::ledger::Keep;
+use crate::pool::{Attempt, Pool, PoolKey, Profile};
+use crate::upstream::{Login, PassThrough, ServerSecret, Settings};
+use crate::wire::{Status, say};
+
+/// A client that is logged in.
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// Its connection.
+    pub io: Io,
+    /// What its worker knows of it.
+    pub watch: Rc<Watch>,
+    /// Its place there.
+    pub slot: u32,
+    /// What it asked for at startup.
+    pub settings: Arc<Settings>,
+    /// What it sent beyond its login.
+    pub rest: Vec<u8>,
+    /// Its place among the clients that may be connected.
+    pub admitted: Admitted,
+}
+
+/// Why a login did not come about.
+#[derive(Debug)]
+pub enum Failed {
+    /// The client hears this.
+    With(Fault),
+    /// The client has gone.
+    Gone,
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self::With(fault)
+    }
+}
+
+impl From<std::io::Error> for Failed {
+    fn from(_: std::io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// Who the client turned out to be.
+struct Identity {
+    user: String,
+    database: String,
+    tenant: Rc<Tenant>,
+    tenant_at: usize,
+}
+
+/// Logs one client in.
+///
+/// Not cancel safe: a dropped future closes the connection. On failure the connection is still there, to say so.
+pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: Instant) -> Result<(Rc<Watch>, u32, Arc<Settings>, Admitted), Failed> {
+    let house = &worker.house;
+    let config = house.config.load_full();
+    let user = text(&hello.startup.user);
+    let database = text(&hello.startup.database);
+    let (minor, negotiate) = hello.startup.negotiated();
+    if negotiate {
+        let mut out = BytesMut::new();
+        say::negotiate(&mut out, minor, &hello.startup.unrecognised);
+        hello.io.write_all(&out).await?;
+    }
+    let configured = config.users.get(&user);
+    let known = configured.and_then(secret_of).map(Arc::new);
+    let proven = match prove(hello, peer, worker, &config, &user, known.as_ref()).await {
+        Ok(proven) => proven,
+        Err(failed) => {
+            let tenant = tenant_of(hello, &config, worker, &user, &database).map_or_else(|_| worker.tenant(0), |(tenant, _)| tenant);
+            let outcome = if matches!(failed, Failed::Gone) { LoginOutcome::Failed } else { LoginOutcome::Denied };
+            tenant.numbers.logins[outcome.index()].add(1);
+            return Err(failed);
+        }
+    };
+    let (tenant, tenant_at) = tenant_of(hello, &config, worker, &user, &database)?;
+    let identity = Identity { user, database, tenant, tenant_at };
+    let outcome = settle_in(hello, peer, worker, &config, &identity, configured, proven, minor).await;
+    let numbers = &identity.tenant.numbers;
+    numbers.logins[outcome_of(&outcome).index()].add(1);
+    if let Err(Failed::With(fault)) = &outcome {
+        numbers.refused[fault.number()].add(1);
+    } else {
+        numbers.login.observe(now().saturating_duration_since(began));
+    }
+    outcome
+}
+
+fn outcome_of<T>(outcome: &Result<T, Failed>) -> LoginOutcome {
+    match outcome {
+        Ok(_) => LoginOutcome::Ok,
+        Err(Failed::With(Fault::UnknownDatabase { .. })) => LoginOutcome::Denied,
+        Err(Failed::With(_)) => LoginOutcome::Refused,
+        Err(Failed::Gone) => LoginOutcome::Failed,
+    }
+}
+
+/// Names are bytes to PostgreSQL; to the configuration they are text, and what is not text matches nothing there.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Has the client prove that it is who it says.
+async fn prove(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, config: &Config, user: &str, known: Option<&Arc<Secret>>) -> Result<Proven, Failed> {
+    if is_trusted(config, peer) && config.users.contains_key(user) {
+        return Ok(Proven::Trusted);
+    }
+    let secrets = &worker.house.secrets;
+    match config.auth.method {
+        AuthMethod::ScramSha256 => exchange::scram(hello, user, known, secrets).await,
+        AuthMethod::Md5 if matches!(known.map(|known| &**known), Some(Secret::Scram(_))) => exchange::scram(hello, user, known, secrets).await,
+        AuthMethod::Md5 => exchange::md5(hello, user, known).await,
+        AuthMethod::Cleartext => exchange::cleartext(hello, user, known, secrets).await,
+        AuthMethod::Cert => exchange::certificate(hello, user, config.users.get(user)),
+    }
+}
+
+fn is_trusted(config: &Config, peer: Peer) -> bool {
+    let Peer::Tcp(address) = peer else { return false };
+    // A v4 client of a v6 listener is a v4 client.
+    let address: IpAddr = address.ip().to_canonical();
+    config.auth.trust_networks.iter().any(|network| network.contains(&address))
+}
+
+/// The client's tenant: the one it names, where it may, else the first whose rule fits.
+fn tenant_of(hello: &Hello, config: &Config, worker: &Worker, user: &str, database: &str) -> Result<(Rc<Tenant>, usize), Fault> {
+    let at = match hello.startup.setting("pgweir.tenant") {
+        Some(named) => {
+            let named = text(named);
+            let may = config.users.get(user).is_some_and(|user| user.may_name_tenant);
+            config.tenant_named(&named).filter(|_| may).ok_or(Fault::Tenant { tenant: named })?
+        }
+        None => {
+            let application_name = hello.startup.setting("application_name").map(text).unwrap_or_default();
+            let tls_name = hello.io.tls_info().and_then(|info| info.server_name.map(str::to_owned));
+            config.tenant_for(user, database, &application_name, tls_name.as_deref())
+        }
+    };
+    Ok((worker.tenant(at), at))
+}
+
+/// A believed client gets its place, its pool, and what it must know of its server.
+#[expect(clippy::too_many_arguments, reason = "the one place where everything about a client comes together")]
+async fn settle_in(
+    hello: &mut Hello,
+    peer: Peer,
+    worker: &Rc<Worker>,
+    config: &Config,
+    identity: &Identity,
+    configured: Option<&User>,
+    proven: Proven,
+    minor: u16,
+) -> Result<(Rc<Watch>, u32, Arc<Settings>, Admitted), Failed> {
+    let house = &worker.house;
+    if worker.is_draining() {
+        return Err(Fault::Draining.into());
+    }
+    let unknown = || Fault::UnknownDatabase { database: identity.database.clone() };
+    let database = config.database(&identity.database).ok_or_else(unknown)?;
+    let limit = config.tenants.get(identity.tenant_at).map_or(0, |tenant| tenant.limits.max_clients);
+    let admitted = house.admit(&identity.tenant.name, limit).map_err(|(tenant, limit)| Fault::TooManyClients { tenant, limit })?;
+    let pool = pool_for(hello, house, config, identity, configured, database, proven).ok_or_else(unknown)?;
+    let settings = Settings::new(std::mem::take(&mut hello.startup.settings));
+    let profile = profile(worker, &pool, &identity.tenant, settings).await?;
+
+    let nonce = u32::from_be_bytes(random().map_err(|_| Fault::Internal)?);
+    let long_key = minor >= 2;
+    let make = |_| Watch::new(nonce, long_key, peer, Arc::clone(&pool), Rc::clone(&identity.tenant), now());
+    let (slot, watch) = worker.enroll(make);
+    let pid = house.keys.pid(worker.number, slot);
+    let mut out = BytesMut::with_capacity(512);
+    say::authentication_ok(&mut out);
+    for (name, value) in profile.reported.iter() {
+        say::parameter_status(&mut out, name, value);
+    }
+    say::backend_key(&mut out, pid, &house.keys.secret(pid, nonce, long_key));
+    say::ready(&mut out, Status::Idle);
+    if let Err(error) = hello.io.write_all(&out).await {
+        worker.strike_off(slot, &watch);
+        return Err(error.into());
+    }
+    Ok((watch, slot, profile.settings, admitted))
+}
+
+fn pool_for(
+    hello: &Hello,
+    house: &Arc<House>,
+    config: &Config,
+    identity: &Identity,
+    configured: Option<&User>,
+    database: &Database,
+    proven: Proven,
+) -> Option<Arc<Pool>> {
+    let tenants_own = config.tenants.get(identity.tenant_at).and_then(|tenant| tenant.upstream.as_ref());
+    let upstream_name = tenants_own.unwrap_or(&database.upstream);
+    let upstream = house.upstream(upstream_name)?;
+    let upstream_config = config.upstreams.get(upstream_name)?;
+    let replication = hello.startup.replication;
+    let key = PoolKey { database: hello.startup.database.clone(), user: hello.startup.user.clone(), replication };
+    let login = || Login {
+        user: configured.map_or_else(|| hello.startup.user.clone(), |user| user.server_user.clone().into_bytes()),
+        dbname: database.dbname.as_ref().map_or_else(|| hello.startup.database.clone(), |name| name.clone().into_bytes()),
+        replication,
+        secret: configured.map_or(ServerSecret::None, server_secret_of),
+    };
+    let keep = Keep { once: replication.is_some(), ..keep(upstream_config) };
+    let pool = upstream.pool(&key, database.pool_mode, keep, login);
+    remember_keys(&pool, proven);
+    Some(pool)
+}
+
+/// Where the configuration has nothing to log in to the server with, the client's own login has shown what to use.
+fn remember_keys(pool: &Pool, proven: Proven) {
+    let login = pool.login.load();
+    if !matches!(login.secret, ServerSecret::None | ServerSecret::PassThrough(_)) {
+        return;
+    }
+    let secret = match proven {
+        Proven::Keys(keys) => ServerSecret::PassThrough(keys),
+        Proven::Password(password) => ServerSecret::Password(Arc::new(password)),
+        Proven::Trusted | Proven::Otherwise => return,
+    };
+    if let (ServerSecret::PassThrough(old), ServerSecret::PassThrough(new)) = (&login.secret, &secret)
+        && old.salt == new.salt
+        && old.iterations == new.iterations
+        && old.keys.client.matches(&new.keys.client)
+    {
+        return;
+    }
+    pool.login.store(Arc::new(Login { secret, ..(**login).clone() }));
+}
+
+/// What a server of the pool reports to a client with these settings: remembered, or asked of one (A12). A setting that the server does not take is
+/// this client's error and nobody else's (I6).
+async fn profile(worker: &Rc<Worker>, pool: &Arc<Pool>, tenant: &Rc<Tenant>, settings: Settings) -> Result<Profile, Failed> {
+    {
+        let mut profiles = pool.profiles.lock();
+        if let Some(profile) = profiles.find(&settings).or_else(|| profiles.find_but_for_name(&settings)) {
+            return Ok(profile);
+        }
+    }
+    let whose = || Whose { tenant: tenant.name.clone(), upstream: pool.upstream.name.clone() };
+    let began = now();
+    let attempt = worker.local.request(pool, tenant.id, began).map_err(|why| Fault::unavailable(&why, whose))?;
+    let mut lease = match attempt {
+        Attempt::Ready(lease) => lease,
+        Attempt::Wait(wait) => {
+            let limit = tenant.limits.queue.unwrap_or(std::time::Duration::MAX / 4);
+            let waited = worker.clock.within(limit, wait).await;
+            let lease = waited.ok_or_else(|| Fault::QueueTimeout { whose: whose(), waited: limit })?;
+            lease.map_err(|why| Fault::unavailable(&why, whose))?
+        }
+    };
+    tenant.numbers.queue_wait.observe(now().saturating_duration_since(began));
+    let settings = Arc::new(settings);
+    let applied = lease.server_mut().apply(&settings).await.map_err(|broken| Fault::broken(&broken, whose))?;
+    if let Err(refusal) = applied {
+        lease.give_back(now());
+        return Err(Fault::ServerRefused(refusal.as_fatal()).into());
+    }
+    let profile = Profile { settings, reported: Arc::new(lease.server().state.reported.clone()) };
+    lease.give_back(now());
+    pool.profiles.lock().insert(profile.clone());
+    Ok(profile)
+}

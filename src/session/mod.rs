@@ -1,0 +1,91 @@
+//! A client's life, from its first byte to its last.
+//!
+//! `greeting` and `login` are the cold beginning; `client` is what is left of a client while it is idle; `relay` is a client with a server connection. `inspect` and `phase`
+//! are the pure parts. `worker` is the thread that all of its clients live on, `house` what the threads share.
+
+mod client;
+mod exchange;
+mod greeting;
+mod house;
+mod inspect;
+mod keys;
+mod login;
+pub mod phase;
+mod relay;
+mod secrets;
+mod watch;
+mod worker;
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use client::Client;
+use greeting::Greeted;
+use login::{Failed, LoggedIn};
+
+use crate::fault::Fault;
+use crate::net::{Io, Peer, now};
+
+pub use house::{Certificate, House, keep};
+pub use inspect::{Inspector, PIN_LABELS, Pin, Verdict};
+pub use keys::CancelKeys;
+pub use secrets::Secrets;
+pub use worker::{Mail, Mailbox, Worker};
+
+/// Serves one connection from accept to its end.
+///
+/// Cancel safe: a dropped future closes the connection.
+pub async fn serve(io: Io, peer: Peer, worker: Rc<Worker>) {
+    // On the heap, for as long as it takes: what an idle client keeps must stay small.
+    if let Some(client) = Box::pin(enter(io, peer, &worker)).await {
+        client.live().await;
+    }
+}
+
+/// The cold beginning, within the time that a login may take.
+async fn enter(io: Io, peer: Peer, worker: &Rc<Worker>) -> Option<Client> {
+    let began = now();
+    let limit = worker.house.config.load().clients.login_timeout.unwrap_or(std::time::Duration::from_secs(86_400));
+    let until = began + limit;
+    let greeted = worker.clock.within(limit, greeting::greet(io, worker)).await?;
+    let mut hello = match greeted {
+        Greeted::Client(hello) => hello,
+        Greeted::Done => return None,
+        Greeted::Refused(io, fault) => {
+            turn_away(io, peer, worker, &fault).await;
+            return None;
+        }
+    };
+    let left = until.saturating_duration_since(now());
+    let outcome = worker.clock.within(left, login::log_in(&mut hello, peer, worker, began)).await;
+    match outcome.unwrap_or(Err(Failed::With(Fault::LoginTimeout))) {
+        Ok((watch, slot, settings, admitted)) => {
+            let hello = *hello;
+            Some(Client::new(LoggedIn { io: hello.io, watch, slot, settings, rest: hello.rest, admitted }, worker))
+        }
+        Err(Failed::With(fault)) => {
+            turn_away(hello.io, peer, worker, &fault).await;
+            None
+        }
+        Err(Failed::Gone) => None,
+    }
+}
+
+/// How long a client that is turned away may take to hear why.
+const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(2);
+
+async fn turn_away(mut io: Io, peer: Peer, worker: &Rc<Worker>, fault: &Fault) {
+    tracing::info!(client = %peer, fault = fault.label(), "a client is turned away");
+    let mut out = BytesMut::new();
+    fault.say(&mut out, false);
+    let said = worker.clock.within(LAST_WORD, async {
+        if io.write_all(&out).await.is_ok() {
+            io.shutdown();
+            // What it still sends is read away: closing over unread bytes would reset the connection, and the client would never see why.
+            let mut rest = [0; 512];
+            while io.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+        }
+    });
+    said.await;
+}

@@ -1,0 +1,537 @@
+//! A client and its server connection: bytes go from one to the other, until the server owes nothing and stands outside a transaction.
+//!
+//! Each read goes from the worker's read buffer straight into the peer's socket; only what the peer does not take is kept, and then nothing more is read for it:
+//! backpressure is the shape of the loop. The server is looked at first, then the client: for its disconnect, its pipelining, its COPY data.
+//! Checklist B2, B5, C3, E2, E6, F5, G3, G4.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::client::Client;
+use super::inspect::{Inspector, Pin, Verdict};
+use super::phase::Phase;
+use super::watch::Signal;
+use crate::config::PoolMode;
+use crate::fault::Fault;
+use crate::metrics::CancelCause;
+use crate::net::now;
+use crate::pool::{Lease, with_scratch};
+use crate::upstream::{State, note_reported};
+use crate::wire::message::Fields;
+use crate::wire::scan::Side;
+use crate::wire::{Malformed, Status};
+
+/// Where a lease's first bytes are.
+#[derive(Debug, Clone, Copy)]
+pub enum First {
+    /// So many are in the worker's read buffer.
+    Scratch(usize),
+    /// The client holds them.
+    Held,
+}
+
+/// How a lease ended.
+#[derive(Debug)]
+pub enum End {
+    /// All is answered.
+    Settled {
+        /// When.
+        at: Instant,
+    },
+    /// The client has gone, or was cut.
+    Gone {
+        /// When.
+        at: Instant,
+    },
+    /// The session must end, and the client must hear this.
+    Fault {
+        /// What.
+        fault: Fault,
+        /// When.
+        at: Instant,
+    },
+    /// The server connection broke before it took a byte; the client holds what it was for.
+    Unsent {
+        /// When.
+        at: Instant,
+    },
+}
+
+impl End {
+    /// When.
+    pub fn at(&self) -> Instant {
+        match self {
+            Self::Settled { at } | Self::Gone { at } | Self::Fault { at, .. } | Self::Unsent { at } => *at,
+        }
+    }
+}
+
+/// Why the relay stops.
+enum Stop {
+    Settled,
+    /// The client has gone without a word.
+    Vanished,
+    /// The client has said goodbye.
+    Terminated,
+    /// The client does not read.
+    Stalled,
+    ServerLost,
+    Malformed(Malformed),
+    Fault(Fault),
+}
+
+/// The most turns before other clients of the worker get theirs.
+const TURNS: u32 = 16;
+
+struct Relay<'a> {
+    client: &'a mut Client,
+    lease: Lease,
+    inspector: Inspector,
+    /// What the server has not taken yet, from `taken` on.
+    to_server: Vec<u8>,
+    taken: usize,
+    /// The same for the client, whose bytes are in `client.unsent`.
+    given: usize,
+    request_began: Instant,
+    pinned: Option<Pin>,
+    /// The server has said that it ends the session.
+    server_ends: bool,
+}
+
+/// Relays until the lease ends.
+///
+/// Not cancel safe: a dropped future discards the server connection.
+pub async fn relay(client: &mut Client, lease: Lease, first: First, began: Instant) -> End {
+    client.watch.enter(Phase::Running, began);
+    let mut relay = Relay {
+        client,
+        lease,
+        inspector: Inspector::default(),
+        to_server: Vec::new(),
+        taken: 0,
+        given: 0,
+        request_began: began,
+        pinned: None,
+        server_ends: false,
+    };
+    let begun = match first {
+        First::Scratch(count) => with_scratch(|scratch| relay.begin(&scratch[..count])),
+        First::Held => {
+            let held = std::mem::take(&mut relay.client.held);
+            relay.begin(&held)
+        }
+    };
+    match begun {
+        Ok(true) => {}
+        Ok(false) => return End::Unsent { at: now() },
+        Err(stop) => return relay.end(stop, began),
+    }
+    let stop = poll_fn(|cx| relay.poll(cx)).await;
+    relay.end(stop, began)
+}
+
+impl Relay<'_> {
+    /// Sends a lease's first bytes; false where the server connection turns out to be broken before it has taken any of them.
+    #[inline]
+    fn begin(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
+        match self.forward(bytes) {
+            Err(Stop::ServerLost) => {
+                self.client.held = bytes.to_vec();
+                Ok(false)
+            }
+            Err(stop) => Err(stop),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        if let Some(stop) = self.heed_signals() {
+            return Poll::Ready(stop);
+        }
+        for _ in 0..TURNS {
+            match self.turn(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(stop) => return Poll::Ready(stop),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One look at each direction; whether anything moved.
+    #[inline]
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let mut moved = false;
+        if self.client.unsent.is_empty() && !self.client.io.has_unsent() {
+            match with_scratch(|scratch| match self.lease.server_mut().io.poll_read(cx, scratch) {
+                Poll::Pending => Ok(None),
+                Poll::Ready(Ok(count)) if count > 0 => self.answer(&scratch[..count]).map(Some),
+                Poll::Ready(_) => Err(Stop::ServerLost),
+            })? {
+                None => {}
+                Some(true) => return Err(Stop::Settled),
+                Some(false) => moved = true,
+            }
+        } else {
+            moved |= self.drain_to_client(cx)?;
+        }
+        if self.to_server.is_empty() && !self.lease.server().io.has_unsent() {
+            let read = with_scratch(|scratch| match self.client.io.poll_read(cx, scratch) {
+                Poll::Pending => Ok(false),
+                Poll::Ready(Ok(count)) if count > 0 => self.request(&scratch[..count]).map(|()| true),
+                Poll::Ready(_) => Err(Stop::Vanished),
+            });
+            moved |= read?;
+        } else {
+            moved |= self.drain_to_server(cx)?;
+        }
+        Ok(moved)
+    }
+
+    /// What has come from the client.
+    #[inline]
+    fn request(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let was_working = self.lease.server().state.owed.owes();
+        if self.client.held.is_empty() {
+            self.forward(bytes)?;
+        } else {
+            let mut held = std::mem::take(&mut self.client.held);
+            held.extend_from_slice(bytes);
+            self.forward(&held)?;
+        }
+        if was_working && !self.lease.server().state.owed.is_copying_in() {
+            return Ok(());
+        }
+        let now = now();
+        if !was_working {
+            self.request_began = now;
+        }
+        self.client.watch.enter(if self.lease.server().state.owed.owes() { Phase::Running } else { Phase::Open }, now);
+        Ok(())
+    }
+
+    /// Sends on what is whole; holds back what is not.
+    #[inline]
+    fn forward(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let owed = &mut self.lease.server_mut().state.owed;
+        let verdict = self.inspector.read(bytes, |kind| owed.sent(kind)).map_err(Stop::Malformed)?;
+        match verdict {
+            Verdict::Forward(count) if count == bytes.len() => self.send_to_server(bytes),
+            Verdict::Forward(count) => {
+                self.send_to_server(&bytes[..count])?;
+                self.client.held.extend_from_slice(&bytes[count..]);
+                Ok(())
+            }
+            Verdict::Terminate(count) => {
+                self.send_to_server(&bytes[..count])?;
+                Err(Stop::Terminated)
+            }
+            Verdict::NoUnnamed(count) => self.forward_without_unnamed(bytes, count),
+        }
+    }
+
+    /// The message behind `count` bytes uses an unnamed statement that is not on this server, where there may be somebody else's. The server is sent the same
+    /// message for a statement that nobody has, and so answers as it would have answered, in its place among the other answers.
+    #[cold]
+    fn forward_without_unnamed(&mut self, bytes: &[u8], count: usize) -> Result<(), Stop> {
+        const NOBODYS: &[u8] = b"unnamed, of an earlier transaction\0";
+        self.send_to_server(&bytes[..count])?;
+        let Some(&[kind, a, b, c, d]) = bytes[count..].first_chunk::<5>() else { return Ok(()) };
+        let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
+        if bytes.len() < count + total {
+            return Err(Stop::Fault(Fault::Unsupported("a large Bind of an unnamed statement of an earlier transaction")));
+        }
+        let body = if kind == b'B' { [b"\0".as_slice(), NOBODYS, &[0; 6]].concat() } else { [b"S".as_slice(), NOBODYS].concat() };
+        let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
+        self.send_to_server(&[&[kind], length.as_slice(), &body].concat())?;
+        self.lease.server_mut().state.owed.sent(kind);
+        self.forward(&bytes[count + total..])
+    }
+
+    #[inline]
+    fn send_to_server(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.client.watch.tenant.borrow().numbers.bytes_in.add(bytes.len() as u64);
+        if !self.to_server.is_empty() {
+            self.to_server.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let taken = self.lease.server_mut().io.try_send(bytes).map_err(|_| Stop::ServerLost)?;
+        if taken < bytes.len() {
+            self.to_server.extend_from_slice(&bytes[taken..]);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn drain_to_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let io = &mut self.lease.server_mut().io;
+        if self.to_server.is_empty() {
+            return flushed(io.poll_flush(cx)).map_err(|_| Stop::ServerLost);
+        }
+        // The borrow checker cannot see that the lease and the bytes are apart.
+        let mut bytes = std::mem::take(&mut self.to_server);
+        let sent = self.lease.server_mut().io.poll_send(cx, &bytes[self.taken..]);
+        let moved = advance(sent, &mut bytes, &mut self.taken).map_err(|_| Stop::ServerLost);
+        self.to_server = bytes;
+        moved
+    }
+
+    #[cold]
+    fn drain_to_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let moved = if self.client.unsent.is_empty() {
+            flushed(self.client.io.poll_flush(cx))
+        } else {
+            let sent = self.client.io.poll_send(cx, &self.client.unsent[self.given..]);
+            advance(sent, &mut self.client.unsent, &mut self.given)
+        };
+        let moved = moved.map_err(|_| Stop::Vanished)?;
+        let stalled = !self.client.unsent.is_empty() || self.client.io.has_unsent();
+        if moved || !stalled {
+            let since = stalled.then(|| self.client.worker.clock.coarse());
+            self.client.watch.set(|timing| timing.stalled_since = since);
+        }
+        Ok(moved)
+    }
+
+    /// What has come from the server; whether the lease is over with it.
+    #[inline]
+    fn answer(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
+        let mut answered = 0;
+        {
+            let State { frames, owed, reported, .. } = &mut *self.lease.server_mut().state;
+            let mut walk = frames.walk(Side::Server, bytes);
+            while let Some(frame) = walk.next().map_err(|_| Stop::ServerLost)? {
+                owed.received(frame.kind, frame.status);
+                match frame.kind {
+                    b'Z' => answered += 1,
+                    b'S' if frame.is_whole() => note_reported(reported, frame.body),
+                    b'E' => self.server_ends |= Fields::new(frame.body).is_fatal(),
+                    _ => {}
+                }
+            }
+        }
+        self.send_to_client(bytes)?;
+        if answered > 0 { self.answered(answered) } else { Ok(false) }
+    }
+
+    #[inline]
+    fn send_to_client(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.client.watch.tenant.borrow().numbers.bytes_out.add(bytes.len() as u64);
+        let given = self.client.io.try_send(bytes).map_err(|_| Stop::Vanished)?;
+        if given < bytes.len() || self.client.io.has_unsent() {
+            self.client.unsent.extend_from_slice(&bytes[given..]);
+            self.given = 0;
+            let now = self.client.worker.clock.coarse();
+            self.client.watch.set(|timing| timing.stalled_since = Some(now));
+        }
+        Ok(())
+    }
+
+    /// The server has said that it is ready, so many times.
+    #[inline]
+    fn answered(&mut self, times: u64) -> Result<bool, Stop> {
+        let now = now();
+        let state = &self.lease.server().state;
+        let settled = state.owed.is_settled() && state.frames.at_edge() && self.client.held.is_empty() && self.inspector.at_edge();
+        let settled = settled && self.to_server.is_empty();
+        let (status, owes) = (state.owed.status(), state.owed.owes());
+        {
+            let tenant = self.client.watch.tenant.borrow();
+            tenant.numbers.queries.add(times);
+            tenant.numbers.query.observe(now.saturating_duration_since(self.request_began));
+            if settled {
+                tenant.numbers.transactions.add(1);
+            }
+        }
+        self.request_began = now;
+        if self.client.watch.pool.mode == PoolMode::Statement && status != Status::Idle {
+            return Err(Stop::Fault(Fault::StatementMode));
+        }
+        if self.inspector.pin() != self.pinned {
+            self.note_pin();
+        }
+        if settled && self.pinned.is_none() && self.client.watch.pool.mode != PoolMode::Session {
+            return Ok(true);
+        }
+        self.rest(status, owes, settled, now);
+        Ok(false)
+    }
+
+    /// The lease goes on although the server has answered.
+    #[cold]
+    fn rest(&mut self, status: Status, owes: bool, settled: bool, now: Instant) {
+        let phase = match (owes, settled) {
+            (true, _) => Phase::Running,
+            (false, true) => Phase::Pinned,
+            (false, false) => Phase::Open,
+        };
+        let watch = &self.client.watch;
+        watch.enter(phase, now);
+        watch.set(|timing| {
+            timing.transaction_since = match status {
+                Status::Idle => None,
+                Status::InTransaction | Status::Failed => timing.transaction_since.or(Some(now)),
+            };
+        });
+    }
+
+    #[cold]
+    fn note_pin(&mut self) {
+        let watch = &self.client.watch;
+        let tenant = watch.tenant.borrow();
+        let before = self.pinned;
+        self.pinned = self.inspector.pin();
+        if let Some(pin) = before {
+            tenant.numbers.pinned[pin.number()].add(-1);
+        }
+        if let Some(pin) = self.pinned {
+            tenant.numbers.pinned[pin.number()].add(1);
+            tenant.numbers.pins[pin.number()].add(1);
+            tracing::debug!(tenant = tenant.name, client = %watch.peer, reason = pin.label(), "a client keeps its server connection");
+        }
+        drop(tenant);
+        watch.set_pinned(self.pinned.is_some());
+    }
+
+    /// What the client's task was told from outside.
+    #[inline]
+    fn heed_signals(&mut self) -> Option<Stop> {
+        if self.client.watch.is_draining() && self.client.watch.timing().phase == Phase::Pinned {
+            return Some(Stop::Fault(Fault::Shutdown));
+        }
+        let signal = self.client.watch.take_signal()?;
+        self.heed(signal)
+    }
+
+    #[cold]
+    fn heed(&mut self, signal: Signal) -> Option<Stop> {
+        match signal {
+            Signal::Kill => return Some(Stop::Fault(Fault::Shutdown)),
+            Signal::Cut => return Some(Stop::Stalled),
+            Signal::EndTransaction(limit) => return Some(Stop::Fault(Fault::IdleInTransaction { limit })),
+            Signal::EndIdle(limit) => return Some(Stop::Fault(Fault::IdleClient { limit })),
+            Signal::Cancel => {
+                let waiting = self.client.watch.take_cancels();
+                if self.lease.server().state.owed.owes() {
+                    self.client.watch.tenant.borrow().numbers.cancelled[CancelCause::Request.index()].add(1);
+                    self.lease.cancel(waiting);
+                }
+            }
+            Signal::Overdue if self.lease.server().state.owed.owes() => self.lease.cancel(Vec::new()),
+            Signal::Watch => self.watch_peer(),
+            Signal::Overdue | Signal::Refuse(_) | Signal::Drain => {}
+        }
+        None
+    }
+
+    /// A lease that lasts: the kernel is to notice a client that has gone without a word. While idle, a frozen client must not be given up.
+    fn watch_peer(&mut self) {
+        let config = self.client.worker.house.config.load();
+        let working = &config.client_tcp.working;
+        if let Some(idle) = working.idle {
+            // A socket that does not take an option ends soon anyway.
+            let _ = self.client.io.set_keepalive(idle, working.interval, working.count);
+        }
+        let _ = self.client.io.set_user_timeout(working.user_timeout);
+        self.client.watch.set(|timing| timing.watched = true);
+    }
+
+    fn unwatch_peer(&mut self) {
+        if !self.client.watch.timing().watched {
+            return;
+        }
+        let config = self.client.worker.house.config.load();
+        let working = &config.client_tcp.working;
+        let _ = match config.client_tcp.idle_keepalive {
+            Some(idle) => self.client.io.set_keepalive(idle, working.interval, working.count),
+            None => self.client.io.clear_keepalive(),
+        };
+        let _ = self.client.io.set_user_timeout(None);
+    }
+
+    /// Ends the lease: the server connection goes back, or is put in order, or is discarded.
+    #[inline]
+    fn end(mut self, stop: Stop, began: Instant) -> End {
+        let at = now();
+        self.unwatch_peer();
+        self.client.unsent.drain(..self.given.min(self.client.unsent.len()));
+        self.client.watch.set(|timing| {
+            timing.transaction_since = None;
+            timing.stalled_since = None;
+            timing.watched = false;
+        });
+        if self.pinned.is_some() {
+            self.inspector.forget();
+            self.note_pin();
+            self.lease.server_mut().state.dirty = true;
+        }
+        self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(began));
+        if matches!(stop, Stop::Settled) {
+            if self.inspector.is_dirty() {
+                self.lease.server_mut().state.dirty = true;
+            }
+            self.lease.give_back(at);
+            return End::Settled { at };
+        }
+        self.end_badly(stop, at)
+    }
+
+    #[cold]
+    fn end_badly(mut self, stop: Stop, at: Instant) -> End {
+        let session = self.client.watch.pool.mode == PoolMode::Session;
+        self.lease.server_mut().state.dirty |= self.inspector.is_dirty() || session;
+        // Half a message that cannot be completed: the connection is of no more use (E2).
+        let cut_short = !self.inspector.at_edge() || !self.to_server.is_empty() || self.lease.server().io.has_unsent();
+        let polite = matches!(stop, Stop::Terminated);
+        if matches!(stop, Stop::Vanished | Stop::Stalled) && self.lease.server().state.owed.owes() {
+            self.client.watch.tenant.borrow().numbers.cancelled[CancelCause::ClientGone.index()].add(1);
+        }
+        let end = match stop {
+            Stop::Settled | Stop::Terminated | Stop::Vanished | Stop::Stalled => End::Gone { at },
+            // What the server said of its end has been passed on (G3).
+            Stop::ServerLost if self.server_ends => return End::Gone { at },
+            Stop::ServerLost => return End::Fault { fault: Fault::ServerLost, at },
+            Stop::Malformed(malformed) => End::Fault { fault: Fault::Malformed(malformed), at },
+            Stop::Fault(fault) => End::Fault { fault, at },
+        };
+        if cut_short {
+            drop(self.lease);
+        } else if polite {
+            self.lease.finish();
+        } else {
+            self.lease.mend();
+        }
+        end
+    }
+}
+
+fn flushed(flushed: Poll<io::Result<()>>) -> io::Result<bool> {
+    match flushed {
+        Poll::Pending => Ok(false),
+        Poll::Ready(Ok(())) => Ok(true),
+        Poll::Ready(Err(error)) => Err(error),
+    }
+}
+
+/// Notes how much of the bytes was sent; empties them when that is all.
+fn advance(sent: Poll<io::Result<usize>>, bytes: &mut Vec<u8>, at: &mut usize) -> io::Result<bool> {
+    match sent {
+        Poll::Pending => Ok(false),
+        Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+        Poll::Ready(Ok(count)) => {
+            *at += count;
+            if *at >= bytes.len() {
+                *bytes = Vec::new();
+                *at = 0;
+            }
+            Ok(true)
+        }
+        Poll::Ready(Err(error)) => Err(error),
+    }
+}

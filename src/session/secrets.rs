@@ -1,0 +1,83 @@
+//! What is known of users' passwords, and the verifiers that their logins are checked with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use crate::auth::{Denied, Secret, Verifier, random};
+use crate::config::{Config, User};
+use crate::upstream::ServerSecret;
+
+/// Verifiers by user. Making one from a password takes a millisecond, so each is made once, and never on a worker.
+#[derive(Debug)]
+pub struct Secrets {
+    process_key: [u8; 32],
+    verifiers: Mutex<HashMap<String, Arc<Verifier>>>,
+}
+
+impl Secrets {
+    /// No verifiers yet.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn new() -> Result<Self, Denied> {
+        Ok(Self { process_key: random()?, verifiers: Mutex::default() })
+    }
+
+    /// The verifier for a user of this secret.
+    ///
+    /// # Errors
+    /// When it has more iterations than are ever computed.
+    pub async fn verifier(&self, user: &str, secret: &Arc<Secret>) -> Result<Arc<Verifier>, Denied> {
+        if let Secret::Scram(verifier) = &**secret {
+            return Ok(Arc::new(verifier.clone()));
+        }
+        if let Some(verifier) = self.verifiers.lock().get(user) {
+            return Ok(Arc::clone(verifier));
+        }
+        let (secret, key, name) = (Arc::clone(secret), self.process_key, user.to_owned());
+        let made = tokio::task::spawn_blocking(move || secret.scram_verifier(&key, name.as_bytes())).await;
+        let made = Arc::new(made.map_err(|_| Denied::WrongPassword)??);
+        self.verifiers.lock().insert(user.to_owned(), Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// The verifier that nobody's password fits, for a user that there is not (A11).
+    pub fn mock(&self, user: &[u8]) -> Verifier {
+        Verifier::mock(&self.process_key, user)
+    }
+
+    /// Forgets all verifiers and makes those of the configured users anew, so that nobody's first login is slower than an unknown user's. Takes a
+    /// millisecond for each password: not on a worker.
+    pub fn prepare(&self, config: &Config) {
+        self.verifiers.lock().clear();
+        for user in config.users.values() {
+            if let Some(secret @ Secret::Password(_)) = secret_of(user)
+                && let Ok(verifier) = secret.scram_verifier(&self.process_key, user.name.as_bytes())
+            {
+                self.verifiers.lock().insert(user.name.clone(), Arc::new(verifier));
+            }
+        }
+    }
+}
+
+/// What a configured user must know.
+pub fn secret_of(user: &User) -> Option<Secret> {
+    if let Some(verifier) = &user.verifier {
+        return Secret::parse(verifier.reveal()).ok();
+    }
+    user.password.as_ref().map(|password| Secret::Password(Zeroizing::new(password.reveal().to_owned())))
+}
+
+/// What the proxy logs in to the server with for a configured user, as far as that is known before the user's own login.
+pub fn server_secret_of(user: &User) -> ServerSecret {
+    if let Some(password) = &user.server_password {
+        return ServerSecret::Password(Arc::new(Zeroizing::new(password.reveal().to_owned())));
+    }
+    match secret_of(user) {
+        Some(Secret::Md5(hash)) if user.server_user == user.name => ServerSecret::Md5(hash),
+        _ => ServerSecret::None,
+    }
+}
