@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod fault;
 pub mod metrics;
