@@ -48,8 +48,7 @@ impl LogLines {
         if kept.len() == LINES_KEPT {
             kept.pop_front();
         }
-        let end = line.floor_char_boundary(LINE_BYTES_KEPT);
-        kept.push_back(line.chars().take(end).collect());
+        kept.push_back(line[..line.floor_char_boundary(LINE_BYTES_KEPT)].to_owned());
     }
 
     /// What was kept, as the end of an error message.
