@@ -1,18 +1,20 @@
 //! `pgweir demo` keeps its promises: its table tells the truth, and nothing of it is left behind.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+mod harness;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Far beyond what any of it takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use harness::{PATIENCE, eventually};
 
 /// A demo whose temporary folder is inside one of ours, where what it leaves can be seen.
 struct Demo {
@@ -135,23 +137,12 @@ fn a_signal_in_any_phase_leaves_nothing_behind() {
     }
 }
 
-#[test]
-#[cfg(target_os = "linux")]
-fn a_killed_demo_takes_its_processes_with_it() {
+#[tokio::test]
+async fn a_killed_demo_takes_its_processes_with_it() {
     let mut demo = Demo::start(&["--once"]);
     demo.wait_for_note("invocations, direct");
     assert_ne!(demo.processes(), Vec::<String>::new(), "PostgreSQL runs");
     demo.signal(Signal::KILL);
     assert_eq!(demo.child.wait().unwrap().signal(), Some(9));
-    wait_until("its processes have ended", || demo.processes().is_empty());
-}
-
-/// Waits for a condition of other processes that nothing announces.
-#[expect(clippy::disallowed_methods, reason = "this is a test's own thread")]
-fn wait_until(what: &str, is_true: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_true() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("its processes have ended", PATIENCE, async || demo.processes().is_empty()).await;
 }

@@ -120,12 +120,14 @@ impl Listening {
 }
 
 /// The whole configuration. The users are known by their verifiers alone: pgweir logs in to PostgreSQL with the key
-/// that each client proves at its own login, so no password is written down.
+/// that each client proves at its own login, so no password is written down. When the demo ends nobody is left to wait
+/// for, hence the short stop.
 fn configuration(upstream: SocketAddr, tenants: &[Tenant], max_connections: u32) -> String {
     let (host, port) = (upstream.ip(), upstream.port());
     let mut text = format!(
         "[listen]\npostgres = [\"127.0.0.1:0\"]\nhttp = \"127.0.0.1:0\"\n\n\
          [log]\nformat = \"json\"\n\n\
+         [process]\nshutdown_grace = \"0s\"\nshutdown_timeout = \"3s\"\n\n\
          [upstreams.main]\nhost = \"{host}\"\nport = {port}\nmax_connections = {max_connections}\n\n\
          [databases.{DATABASE}]\nupstream = \"main\"\n"
     );

@@ -3,10 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use anyhow::Context as _;
-use aws_lc_rs::{digest, hmac, pbkdf2, rand};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use crate::auth::{SALT_LENGTH, Verifier, random};
 
 /// The database that clients of either tenant name.
 pub(super) const DATABASE: &str = "shop";
@@ -14,17 +11,14 @@ pub(super) const DATABASE: &str = "shop";
 /// PBKDF2 rounds of the verifiers, far under the usual 4096. In life every Lambda pays its own rounds on its own CPU;
 /// here one machine plays all of them, and at 4096 the thousand logins would measure the clients' hashing instead of
 /// the server. Both roads use the same verifiers, and a server's work does not depend on the number.
-const SCRAM_ITERATIONS: u32 = 16;
-
-const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
-const SALT_BYTES: usize = 16;
+const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
 /// One tenant, who is one role of PostgreSQL and one user of the proxy.
 #[derive(Clone)]
 pub(super) struct Tenant {
     name: &'static str,
     password: String,
-    verifier: String,
+    verifier: Verifier,
 }
 
 impl Tenant {
@@ -35,7 +29,7 @@ impl Tenant {
 
     fn with_fresh_password(name: &'static str) -> anyhow::Result<Self> {
         let password = random_hex::<12>()?;
-        let verifier = scram_verifier(&password, &random::<SALT_BYTES>()?);
+        let verifier = Verifier::from_password(password.as_bytes(), &random::<SALT_LENGTH>()?, SCRAM_ITERATIONS)?;
         Ok(Self { name, password, verifier })
     }
 
@@ -43,8 +37,8 @@ impl Tenant {
         self.name
     }
 
-    /// What PostgreSQL and the proxy keep instead of the password: `SCRAM-SHA-256$rounds:salt$StoredKey:ServerKey`.
-    pub(super) fn verifier(&self) -> &str {
+    /// What PostgreSQL and the proxy keep instead of the password.
+    pub(super) fn verifier(&self) -> &Verifier {
         &self.verifier
     }
 
@@ -71,27 +65,4 @@ pub(super) fn client_config(address: SocketAddr, user: &str, password: &str, dat
 pub(super) fn random_hex<const N: usize>() -> anyhow::Result<String> {
     let digits = random::<N>()?.into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
     Ok(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
-}
-
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).ok().context("the system gives no random bytes")?;
-    Ok(bytes)
-}
-
-/// RFC 5803 in PostgreSQL's spelling. The password is ASCII, so `SASLprep` leaves it as it is.
-fn scram_verifier(password: &str, salt: &[u8]) -> String {
-    let mut salted = [0; KEY_BYTES];
-    let rounds = NonZeroU32::new(SCRAM_ITERATIONS).unwrap_or(NonZeroU32::MIN);
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, salt, password.as_bytes(), &mut salted);
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &salted);
-    let client_key = hmac::sign(&key, b"Client Key");
-    let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
-    let server_key = hmac::sign(&key, b"Server Key");
-    format!(
-        "SCRAM-SHA-256${rounds}:{}${}:{}",
-        BASE64_STANDARD.encode(salt),
-        BASE64_STANDARD.encode(stored_key),
-        BASE64_STANDARD.encode(server_key),
-    )
 }
