@@ -1,0 +1,119 @@
+//! The process: it builds the house, starts the workers, and stops them again.
+//!
+//! The main thread is the control thread: it opens server connections, answers HTTP, keeps the ledgers' time, and heeds signals. Relaying is the workers' business.
+
+mod build;
+mod drain;
+mod reload;
+mod state;
+mod worker;
+
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Config, Loaded, Mistake};
+use crate::net::now;
+use crate::pool::{self, Upstream};
+use crate::session::House;
+
+use build::Built;
+use state::{Process, Stage};
+
+/// How often ledgers are swept: idle connections reaped, `min_idle` filled up.
+const SWEEP: Duration = Duration::from_millis(250);
+/// How often an upstream without any connection is asked whether it is there.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Where the configuration came from, to be read again on SIGHUP.
+pub type Reread = Box<dyn Fn() -> Result<Loaded, Vec<Mistake>>>;
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// When it cannot start: an address that is taken, a file that cannot be read.
+pub fn run(config: Config, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(async move {
+        let built = build::build(config)?;
+        control(built, reread, log).await
+    })
+}
+
+/// As many descriptors as the system allows: one for each client and each server connection.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where that is not allowed the old limit stays.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow::Result<ExitCode> {
+    let Built { house, jobs, around, http, mut workers } = built;
+    let process = Process::new(Arc::clone(&house));
+    tokio::task::spawn_local(pool::serve_jobs(jobs));
+    tokio::task::spawn_local(keep_time(Arc::clone(&house)));
+    if let Some(http) = http {
+        let operations: Rc<dyn crate::http::Operations> = Rc::clone(&process) as _;
+        tokio::task::spawn_local(crate::http::serve(http.listen()?, operations));
+    }
+    let preparing = Arc::clone(&house);
+    tokio::task::spawn_blocking(move || preparing.secrets.prepare(&preparing.config.load())).await?;
+    build::warm_up(&house);
+    workers.start()?;
+    process.enter(Stage::Ready);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "ready");
+
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let graceful = loop {
+        tokio::select! {
+            _ = hangup.recv() => reload::reload(&house, &around, &reread, &log).await,
+            _ = terminate.recv() => break true,
+            _ = interrupt.recv() => break false,
+        }
+    };
+    process.enter(Stage::Draining);
+    let drained = async {
+        drain::drain(&house, &workers, graceful).await;
+    };
+    tokio::select! {
+        () = drained => tracing::info!("stopped"),
+        _ = terminate.recv() => tracing::warn!("stopped at once, at the second signal"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once, at the second signal"),
+    }
+    workers.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sweeps the ledgers, and asks upstreams that have no connection whether they are there.
+async fn keep_time(house: Arc<House>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut probed = now();
+    loop {
+        ticks.tick().await;
+        let probe = now().saturating_duration_since(probed) >= PROBE;
+        if probe {
+            probed = now();
+        }
+        for upstream in house.upstreams() {
+            sweep(&upstream);
+            if probe && !upstream.ledger.lock().has_any_live() {
+                tokio::task::spawn_local(pool::probe(upstream));
+            }
+        }
+    }
+}
+
+fn sweep(upstream: &Arc<Upstream>) {
+    let mut steps = Vec::new();
+    upstream.ledger.lock().sweep(now(), &mut steps);
+    upstream.post(&mut steps, None);
+}

@@ -1,0 +1,55 @@
+//! Stopping without losing anybody's transaction.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::worker::Workers;
+use crate::session::{House, Mail};
+
+/// How often it is looked whether something is still under way.
+const LOOK: Duration = Duration::from_millis(20);
+/// What is left for idle clients to hear that this was all.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Drains: new clients are still taken for the grace period, while `/readyz` tells load balancers to go elsewhere; then none; open transactions finish; idle clients
+/// are told last, because many a program does not survive that; and when the time is over whoever is left is cut off.
+///
+/// Cancel safe: a dropped future leaves everything as far as it was.
+pub async fn drain(house: &Arc<House>, workers: &Workers, graceful: bool) {
+    let (grace, timeout) = {
+        let config = house.config.load();
+        (config.process.shutdown_grace, config.process.shutdown_timeout)
+    };
+    let began = Instant::now();
+    let deadline = began + timeout;
+    if graceful {
+        tracing::info!(grace_ms = grace.as_millis(), timeout_ms = timeout.as_millis(), "draining: not ready any more, still taking clients");
+        sleep_until(began + grace.min(timeout)).await;
+    }
+    house.draining.store(true, Ordering::Relaxed);
+    workers.stop_listening();
+    tracing::info!(clients = house.clients(), "draining: no new clients, open transactions finish");
+    until(deadline.checked_sub(LAST).unwrap_or(began), || !is_busy(house)).await;
+    house.tell_all(|| Mail::Drain);
+    until(deadline, || house.clients() == 0).await;
+    if house.clients() > 0 {
+        tracing::warn!(clients = house.clients(), "the time to drain is over: the clients that are left are cut off");
+        house.tell_all(|| Mail::Kill);
+        until(deadline + LOOK * 10, || house.clients() == 0).await;
+    }
+}
+
+/// Whether some client has a server connection or waits for one.
+fn is_busy(house: &House) -> bool {
+    house.upstreams().iter().any(|upstream| upstream.ledger.lock().is_busy())
+}
+
+/// Waits until something is so, but not beyond a deadline.
+async fn until(deadline: Instant, so: impl Fn() -> bool) {
+    while !so() && Instant::now() < deadline {
+        sleep_until((Instant::now() + LOOK).min(deadline)).await;
+    }
+}
