@@ -237,6 +237,7 @@ fn thousands_of_tenants_load_in_a_moment() {
     for n in 0..3_000 {
         write!(text, "[users.u{n}]\npassword = \"p\"\n[tenants.t{n}]\nmatch = {{ user = \"u{n}\" }}\n").unwrap();
     }
+    #[expect(clippy::disallowed_methods, reason = "a test has a clock of its own")]
     let begun = Instant::now();
     let config = config(&text);
     assert_eq!(config.tenants[config.tenant_for("u2999", "app", "", None)].name, "t2999");
