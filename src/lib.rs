@@ -5,6 +5,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod fault;
+pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod pool;

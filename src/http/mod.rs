@@ -1,0 +1,23 @@
+//! HTTP: the operations endpoints.
+//!
+//! Owns requests and answers; never a number of its own: what it says comes from one [`Snapshot`], as everywhere. It runs on the control thread and
+//! answers without a password, so that it is for private networks.
+
+mod answer;
+mod callers;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use serve::serve;
+
+use crate::metrics::Snapshot;
+
+/// What the endpoints ask the rest of the proxy.
+pub trait Operations {
+    /// Everything at this moment.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Whether clients should be sent here, or why not.
+    fn readiness(&self) -> Result<(), String>;
+}

@@ -1,0 +1,68 @@
+//! How long things took, as plain data: what a histogram held at one moment.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
+
+/// The upper bounds of a histogram's buckets, in microseconds; the last bucket has none.
+pub const BOUNDS_MICROS: [u64; 19] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+    20_000_000, 30_000_000, 60_000_000,
+];
+
+/// How many buckets a histogram has.
+pub const BUCKETS: usize = BOUNDS_MICROS.len() + 1;
+
+/// The same bounds, in seconds.
+pub fn bounds_seconds() -> impl Iterator<Item = f64> {
+    BOUNDS_MICROS.into_iter().map(|micros| Duration::from_micros(micros).as_secs_f64())
+}
+
+/// How many things took how long.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// How many fell into each bucket: above the bound before, up to its own.
+    pub counts: [u64; BUCKETS],
+    /// The sum of all.
+    pub sum_nanos: u64,
+}
+
+impl Durations {
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The sum of all, in seconds.
+    pub fn sum_seconds(&self) -> f64 {
+        Duration::from_nanos(self.sum_nanos).as_secs_f64()
+    }
+
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        for (own, theirs) in self.counts.iter_mut().zip(other.counts) {
+            *own = own.wrapping_add(theirs);
+        }
+        self.sum_nanos = self.sum_nanos.wrapping_add(other.sum_nanos);
+    }
+
+    /// How many took at most as long as each bound says.
+    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
+        let up_to = self.counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        });
+        bounds_seconds().zip(up_to)
+    }
+}
+
+impl Serialize for Durations {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Durations", 3)?;
+        object.serialize_field("count", &self.count())?;
+        object.serialize_field("sum_seconds", &self.sum_seconds())?;
+        object.serialize_field("buckets", &self.counts)?;
+        object.end()
+    }
+}

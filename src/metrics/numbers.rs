@@ -1,0 +1,83 @@
+//! The cells that are counted in: a count, a level, and how long things took.
+//!
+//! Each belongs to one thread, which pays a plain load and store; whoever reads from elsewhere sees a value that was true a moment ago. The one
+//! exception says so in its name.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::Durations;
+use super::durations::{BOUNDS_MICROS, BUCKETS};
+
+/// A count that one thread adds to and any may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; by the owning thread only.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A level that one thread raises and lowers and any may read.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Raises or lowers; by the owning thread only.
+    #[inline]
+    pub fn add(&self, change: i64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(change), Relaxed);
+    }
+
+    /// The level.
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// How long things took.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum_nanos: AtomicU64,
+}
+
+impl Histogram {
+    /// A bucket holds its upper bound, to the nanosecond.
+    fn bucket(nanos: u64) -> usize {
+        BOUNDS_MICROS.partition_point(|bound| *bound * 1_000 < nanos)
+    }
+
+    fn nanos(took: Duration) -> u64 {
+        u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes one; by the owning thread only.
+    #[inline]
+    pub fn observe(&self, took: Duration) {
+        let nanos = Self::nanos(took);
+        let bucket = &self.buckets[Self::bucket(nanos)];
+        bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
+        self.sum_nanos.store(self.sum_nanos.load(Relaxed).wrapping_add(nanos), Relaxed);
+    }
+
+    /// Notes one; by any thread.
+    pub fn observe_shared(&self, took: Duration) {
+        let nanos = Self::nanos(took);
+        self.buckets[Self::bucket(nanos)].fetch_add(1, Relaxed);
+        self.sum_nanos.fetch_add(nanos, Relaxed);
+    }
+
+    /// What was noted so far.
+    pub fn durations(&self) -> Durations {
+        Durations { counts: std::array::from_fn(|at| self.buckets[at].load(Relaxed)), sum_nanos: self.sum_nanos.load(Relaxed) }
+    }
+}
