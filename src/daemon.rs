@@ -17,12 +17,13 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Loaded, Mistake};
+use crate::metrics::Lifecycle;
 use crate::net::now;
 use crate::pool::{self, Upstream};
 use crate::session::House;
 
 use build::Built;
-use state::{Process, Stage};
+use state::Process;
 
 /// How often ledgers are swept: idle connections reaped, `min_idle` filled up.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -66,7 +67,7 @@ async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow
     tokio::task::spawn_blocking(move || preparing.secrets.prepare(&preparing.config.load())).await?;
     build::warm_up(&house);
     workers.start()?;
-    process.enter(Stage::Ready);
+    process.enter(Lifecycle::Ready);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "ready");
 
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -79,7 +80,7 @@ async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow
             _ = interrupt.recv() => break false,
         }
     };
-    process.enter(Stage::Draining);
+    process.enter(Lifecycle::Draining);
     let drained = async {
         drain::drain(&house, &workers, graceful).await;
     };

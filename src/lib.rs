@@ -4,6 +4,7 @@ pub mod admission;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod fault;
 pub mod http;
 pub mod metrics;

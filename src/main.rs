@@ -1,15 +1,13 @@
 //! The `pgweir` program.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
-#[derive(Parser)]
-#[command(version)]
-enum Command {
-    /// Show on this machine what pgweir is for.
-    Demo(pgweir::cli::demo::DemoArgs),
-}
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    let Command::Demo(args) = Command::parse();
-    pgweir::cli::demo::run(&args)
+fn main() -> anyhow::Result<ExitCode> {
+    pgweir::cli::Arguments::parse().run()
 }

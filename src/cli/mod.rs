@@ -1,3 +1,111 @@
 //! The command line.
 
+pub mod check;
 pub mod demo;
+pub mod healthcheck;
+mod log;
+pub mod reference;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Loaded, Mistake};
+use crate::daemon;
+
+/// A PostgreSQL proxy that lets a surge of short-lived clients share few server connections.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy
+    Serve(Serve),
+    /// Check a configuration file: every mistake with its line, column and remedy
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Print what can be configured
+    Config {
+        #[command(subcommand)]
+        page: reference::Page,
+    },
+    /// Show on this machine what pgweir is for
+    Demo(demo::DemoArgs),
+    /// Ask a running proxy whether it is alive
+    Healthcheck(healthcheck::Healthcheck),
+}
+
+/// Run the proxy
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// The configuration file
+    #[arg(long, short, env = "PGWEIR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One server, its user and password, in place of or beside a file
+    #[arg(long, env = "PGWEIR_UPSTREAM", value_name = "URL", hide_env_values = true)]
+    upstream: Option<String>,
+}
+
+impl Arguments {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// What kept it from being done.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Serve(serve) => serve.run(),
+            Command::Check { file } => {
+                let code = check::check(&file, None, &check::process_variables(), &mut std::io::stdout())?;
+                Ok(ExitCode::from(code))
+            }
+            Command::Config { page } => {
+                reference::print(page, &mut std::io::stdout())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Demo(arguments) => demo::run(&arguments),
+            Command::Healthcheck(healthcheck) => {
+                healthcheck.run()?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+impl Serve {
+    fn load(&self) -> Result<Loaded, Vec<Mistake>> {
+        Config::load(self.config.as_deref(), self.upstream.as_deref(), &check::process_variables())
+    }
+
+    fn run(self) -> anyhow::Result<ExitCode> {
+        if self.config.is_none() && self.upstream.is_none() {
+            bail!(
+                "nothing to serve: name a configuration with --config FILE (or PGWEIR_CONFIG), or one server with \
+                 PGWEIR_UPSTREAM=postgres://user:secret@host:5432/db"
+            );
+        }
+        let Loaded { config, warnings } = match self.load() {
+            Ok(loaded) => loaded,
+            Err(mistakes) => {
+                let mut err = std::io::stderr();
+                for mistake in mistakes {
+                    writeln!(err, "{mistake}\n")?;
+                }
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        let set_level = log::start(&config.log)?;
+        for warning in warnings {
+            tracing::warn!(%warning, "configuration");
+        }
+        daemon::run(config, Box::new(move || self.load()), set_level)
+    }
+}

@@ -1,8 +1,8 @@
-//! `pgweir config reference|schema|example`: the pages made from the settings' doc comments.
+//! `pgweir config ..`: the pages made from doc comments and tables.
 
 use std::io::{self, Write};
 
-use crate::config;
+use crate::{config, fault, metrics};
 
 /// Which page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
@@ -13,6 +13,10 @@ pub enum Page {
     Schema,
     /// An annotated file with every setting at its default
     Example,
+    /// Everything that a refused client can hear, as a page in Markdown
+    Faults,
+    /// Every metric, as a page in Markdown
+    Metrics,
 }
 
 /// Prints a page.
@@ -21,6 +25,8 @@ pub fn print(page: Page, out: &mut dyn Write) -> io::Result<()> {
         Page::Reference => config::reference(),
         Page::Schema => config::schema(),
         Page::Example => config::example(),
+        Page::Faults => fault::reference(),
+        Page::Metrics => metrics::reference(),
     };
     out.write_all(text.as_bytes())
 }

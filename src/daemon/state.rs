@@ -1,62 +1,52 @@
 //! What the process tells of itself over HTTP.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use crate::http::Operations;
-use crate::metrics::{PoolState, ProcessState, Snapshot, UpstreamState};
-use crate::pool::Upstream;
-use crate::pool::ledger::State;
+use crate::metrics::{By, Lifecycle, PoolState, ProcessState, ServerState, Snapshot, UpstreamState};
+use crate::net::now;
+use crate::pool::ledger::{PoolId, State};
+use crate::pool::{Pool, Upstream};
 use crate::session::House;
-
-/// How far the process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// It does not listen yet.
-    Starting,
-    /// It serves.
-    Ready,
-    /// It has been told to stop.
-    Draining,
-}
 
 /// The process as the control thread knows it.
 #[derive(Debug)]
 pub struct Process {
     house: Arc<House>,
-    stage: Cell<Stage>,
+    stage: Cell<Lifecycle>,
+    started: SystemTime,
+    began: Instant,
 }
 
 impl Process {
     /// A process that is starting.
     pub fn new(house: Arc<House>) -> Rc<Self> {
-        Rc::new(Self { house, stage: Cell::new(Stage::Starting) })
+        Rc::new(Self { house, stage: Cell::new(Lifecycle::Starting), started: SystemTime::now(), began: now() })
     }
 
     /// It goes a step further.
-    pub fn enter(&self, stage: Stage) {
+    pub fn enter(&self, stage: Lifecycle) {
         self.stage.set(stage);
     }
 }
 
 impl Operations for Process {
     fn snapshot(&self) -> Snapshot {
-        let state = match self.stage.get() {
-            Stage::Starting => ProcessState::Starting,
-            Stage::Ready => ProcessState::Ready,
-            Stage::Draining => ProcessState::Draining,
-        };
+        let uptime = now().saturating_duration_since(self.began);
+        let process = ProcessState { state: self.stage.get(), started: self.started, uptime };
         let upstreams = self.house.upstreams().iter().map(|upstream| upstream_state(&self.house, upstream)).collect();
-        self.house.metrics.collect(state, upstreams)
+        self.house.metrics.collect(process, upstreams)
     }
 
     fn readiness(&self) -> Result<(), String> {
         match self.stage.get() {
-            Stage::Starting => return Err("starting".into()),
-            Stage::Draining => return Err("draining".into()),
-            Stage::Ready => {}
+            Lifecycle::Starting => return Err("starting".into()),
+            Lifecycle::Draining => return Err("draining".into()),
+            Lifecycle::Ready => {}
         }
         let upstreams = self.house.upstreams();
         if !upstreams.is_empty() && upstreams.iter().all(|upstream| !upstream.numbers.is_up()) {
@@ -69,31 +59,38 @@ impl Operations for Process {
 
 fn upstream_state(house: &House, upstream: &Upstream) -> UpstreamState {
     let pools = upstream.pools();
+    let tenants = house.tenant_ids();
     let ledger = upstream.ledger.lock();
-    let mut states: BTreeMap<u32, PoolState> = pools
-        .iter()
-        .map(|pool| {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let mode = match pool.mode {
-                crate::config::PoolMode::Transaction => "transaction",
-                crate::config::PoolMode::Session => "session",
-                crate::config::PoolMode::Statement => "statement",
-            };
-            let waiting = ledger.waiting_for(pool.id);
-            let state = PoolState { database: text(&pool.key.database), user: text(&pool.key.user), mode, waiting, ..PoolState::default() };
-            (pool.id.0, state)
-        })
-        .collect();
+    let mut counts: HashMap<(PoolId, ServerState), u64> = HashMap::new();
     for (_, pool, state) in ledger.states() {
-        let Some(pool) = states.get_mut(&pool.0) else { continue };
-        match state {
-            State::Opening => pool.opening += 1,
-            State::Idle => pool.idle += 1,
-            State::Leased(_) => pool.leased += 1,
-            State::Mending(_) => pool.mending += 1,
-            State::Closing => pool.closing += 1,
-        }
+        *counts.entry((pool, published(state))).or_default() += 1;
     }
-    let queue = house.tenant_ids().into_iter().map(|(name, id)| (name, ledger.accounts().queued(id))).filter(|(_, depth)| *depth > 0);
-    UpstreamState { name: upstream.name.clone(), limit: ledger.budget(), queue: queue.collect(), pools: states.into_values().collect() }
+    let waiting: HashMap<PoolId, u64> = pools.iter().map(|pool| (pool.id, u64::from(ledger.waiting_for(pool.id)))).collect();
+    let queue = tenants.into_iter().map(|(name, id)| (name, u64::from(ledger.accounts().queued(id))));
+    let queue = queue.filter(|(_, depth)| *depth > 0).collect();
+    let limit = ledger.budget();
+    drop(ledger);
+    let pools = pools.iter().map(|pool| pool_state(pool, &counts, waiting.get(&pool.id).copied().unwrap_or(0))).collect();
+    UpstreamState { name: upstream.name.clone(), limit, queue, pools }
+}
+
+fn pool_state(pool: &Pool, counts: &HashMap<(PoolId, ServerState), u64>, waiting: u64) -> PoolState {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let connections = By::each(|state| counts.get(&(pool.id, state)).copied().unwrap_or(0));
+    let mode = match pool.mode {
+        crate::config::PoolMode::Transaction => "transaction",
+        crate::config::PoolMode::Session => "session",
+        crate::config::PoolMode::Statement => "statement",
+    };
+    PoolState { database: text(&pool.key.database), user: text(&pool.key.user), mode, connections, waiting }
+}
+
+fn published(state: State) -> ServerState {
+    match state {
+        State::Opening => ServerState::Opening,
+        State::Idle => ServerState::Idle,
+        State::Leased(_) => ServerState::Leased,
+        State::Mending(_) => ServerState::Mending,
+        State::Closing => ServerState::Closing,
+    }
 }

@@ -223,6 +223,11 @@ impl Ledger {
         self.waiting
     }
 
+    /// Whether some client has a connection or waits for one.
+    pub fn is_busy(&self) -> bool {
+        self.waiting > 0 || self.servers.iter().any(|(_, book)| matches!(book.state, State::Leased(_) | State::Mending(_)))
+    }
+
     /// The tenants' accounts.
     pub fn accounts(&self) -> &Accounts {
         &self.accounts

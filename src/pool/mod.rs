@@ -15,6 +15,6 @@ mod shared;
 pub use lease::Lease;
 pub use local::{Attempt, Local, SCRATCH_LENGTH, Unavailable, Wait, with_scratch};
 pub use mail::{Inbox, Job, Jobs, Mail, Mailbox, mailbox};
-pub use opener::serve as serve_jobs;
+pub use opener::{probe, serve as serve_jobs};
 pub use profiles::{Profile, Profiles};
 pub use shared::{Around, Pool, PoolKey, Times, Upstream};

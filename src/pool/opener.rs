@@ -11,7 +11,7 @@ use super::ledger::ServerId;
 use super::mail::{Job, Mail};
 use super::shared::{Pool, Upstream};
 use crate::metrics::ConnectOutcome;
-use crate::net::now;
+use crate::net::{connect, now};
 use crate::upstream::{self, Broken, CANCEL_LIMIT, Travelling};
 
 /// Cancels that may be under way at once; the rest wait (H6). They are not counted against any upstream's budget.
@@ -70,4 +70,14 @@ fn note_failure(upstream: &Upstream, pool: &Pool, why: &Broken, took: std::time:
     let (user, database) = (String::from_utf8_lossy(&pool.key.user), String::from_utf8_lossy(&pool.key.database));
     let sqlstate = why.server_error().and_then(|error| error.fields().sqlstate().map(|code| String::from_utf8_lossy(code).into_owned()));
     tracing::warn!(upstream = upstream.name, %user, %database, sqlstate, %why, "a server connection could not be opened");
+}
+
+/// Asks an upstream that has no connection whether it is there: by connecting, no more.
+pub async fn probe(upstream: Arc<Upstream>) {
+    let target = upstream.target.load_full();
+    let up = connect(&target.host, target.port, &target.options).await.is_ok();
+    if up != upstream.numbers.is_up() {
+        tracing::info!(upstream = upstream.name, up, "the upstream's state has changed");
+    }
+    upstream.numbers.set_up(up);
 }

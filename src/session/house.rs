@@ -9,16 +9,17 @@ use parking_lot::{Mutex, RwLock};
 
 use super::keys::CancelKeys;
 use super::phase;
-use super::secrets::Secrets;
+use super::secrets::{Secrets, server_secret_of};
 use super::watch::Tenant;
 use super::worker::{Mail, Mailbox};
-use crate::admission::TenantId;
+use crate::admission::{Limits, TenantId};
 use crate::auth::{Denied, tls_server_end_point};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::net::tls::ClientTls;
-use crate::pool::Upstream;
 use crate::pool::ledger::Keep;
+use crate::pool::{Pool, PoolKey, Upstream};
+use crate::upstream::{Login, ServerSecret};
 
 /// TLS as clients see it, with what SCRAM binds to.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub struct House {
     workers: OnceLock<Vec<Mailbox>>,
     clients: AtomicU32,
     by_tenant: Mutex<HashMap<String, Arc<AtomicU32>>>,
+    /// Tenants' names by their number.
+    tenant_names: Mutex<Vec<String>>,
 }
 
 impl House {
@@ -75,6 +78,7 @@ impl House {
             workers: OnceLock::new(),
             clients: AtomicU32::new(0),
             by_tenant: Mutex::default(),
+            tenant_names: Mutex::default(),
         }))
     }
 
@@ -121,8 +125,65 @@ impl House {
         let configured = config.tenants.get(at).or_else(|| config.tenants.first());
         let name = configured.map_or_else(|| "default".to_owned(), |tenant| tenant.name.clone());
         let limits = configured.map_or_else(phase::Limits::default, |tenant| times(&tenant.limits, &config.clients));
-        let numbers = self.metrics.tenant(worker, &name).unwrap_or_default();
-        Tenant { id: TenantId(u16::try_from(at).unwrap_or(0)), name, limits, numbers }
+        self.metrics.set_tenants(std::slice::from_ref(&name));
+        let numbers = self.metrics.tenant(worker, &name).unwrap_or_else(|| unreachable!("it has just been added"));
+        Tenant { id: self.tenant_id(&name), name, limits, numbers }
+    }
+
+    /// The number that a tenant's accounts go by. It stays with the name over reloads.
+    pub fn tenant_id(&self, name: &str) -> TenantId {
+        let mut known = self.tenant_names.lock();
+        let at = known.iter().position(|known| known == name).unwrap_or_else(|| {
+            known.push(name.to_owned());
+            known.len() - 1
+        });
+        TenantId(u16::try_from(at).unwrap_or(u16::MAX))
+    }
+
+    /// All tenants that there have been, with their numbers.
+    pub fn tenant_ids(&self) -> Vec<(String, TenantId)> {
+        let known = self.tenant_names.lock().clone();
+        (0..).map(TenantId).zip(known).map(|(id, name)| (name, id)).collect()
+    }
+
+    /// The tenants' limits, by their numbers; a tenant that is no longer configured has the defaults.
+    pub fn limits(&self, config: &Config) -> Vec<Limits> {
+        for tenant in &config.tenants {
+            self.tenant_id(&tenant.name);
+        }
+        let of = |name: &str| config.tenants.iter().find(|tenant| tenant.name == name).or(config.tenants.first());
+        let names = self.tenant_names.lock().clone();
+        names.iter().map(|name| of(name).map_or_else(Limits::default, |tenant| admission_limits(&tenant.limits))).collect()
+    }
+
+    /// The pool of a configured user, for a database that is named.
+    pub fn pool_of_user(&self, name: &str, database: &config::Database, user: &config::User) -> Option<Arc<Pool>> {
+        let upstream = self.upstream(&database.upstream)?;
+        let config = self.config.load();
+        let keep = keep(config.upstreams.get(&database.upstream)?);
+        let key = PoolKey { database: name.as_bytes().to_vec(), user: user.name.as_bytes().to_vec(), replication: None };
+        let login = || Login {
+            user: user.server_user.clone().into_bytes(),
+            dbname: database.dbname.as_ref().map_or(name, |dbname| dbname).as_bytes().to_vec(),
+            replication: None,
+            secret: server_secret_of(user),
+        };
+        Some(upstream.pool(&key, database.pool_mode, keep, login))
+    }
+
+    /// After a reload: pools log in as the configuration now says.
+    pub fn renew_logins(&self) {
+        let config = self.config.load();
+        for pool in self.upstreams().iter().flat_map(|upstream| upstream.pools()) {
+            let Some(user) = std::str::from_utf8(&pool.key.user).ok().and_then(|name| config.users.get(name)) else { continue };
+            let secret = server_secret_of(user);
+            if matches!(secret, ServerSecret::None) {
+                continue;
+            }
+            let login = pool.login.load();
+            pool.login.store(Arc::new(Login { user: user.server_user.clone().into_bytes(), secret, ..(**login).clone() }));
+            pool.recovered();
+        }
     }
 
     /// One more client of a tenant, if it may come in.
@@ -175,6 +236,16 @@ fn times(limits: &config::Limits, clients: &config::Clients) -> phase::Limits {
         idle_transaction: limits.idle_transaction_timeout,
         idle: limits.client_idle_timeout,
         write_stall: clients.write_stall_timeout,
+    }
+}
+
+/// What a tenant may have of an upstream.
+fn admission_limits(limits: &config::Limits) -> Limits {
+    Limits {
+        most: (limits.max_server_connections > 0).then_some(limits.max_server_connections),
+        reserved: limits.reserved_server_connections,
+        queue: limits.max_queue,
+        wait: limits.queue_timeout,
     }
 }
 

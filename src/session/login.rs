@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use zeroize::Zeroizing;
 
 use super::exchange::{self, Proven};
 use super::greeting::Hello;
@@ -21,7 +20,7 @@ use crate::metrics::LoginOutcome;
 use crate::net::{Io, Peer, now};
 use crate::pool::ledger::Keep;
 use crate::pool::{Attempt, Pool, PoolKey, Profile};
-use crate::upstream::{Login, PassThrough, ServerSecret, Settings};
+use crate::upstream::{Login, ServerSecret, Settings};
 use crate::wire::{Status, say};
 
 /// A client that is logged in.

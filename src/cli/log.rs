@@ -1,0 +1,28 @@
+//! Where log lines go, and in which form.
+
+use anyhow::Context;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
+
+use crate::config::{Log, LogFormat};
+
+/// Sends log lines to standard error, and answers how to change what is logged.
+///
+/// # Errors
+/// Directives that are none. They have been checked with the configuration.
+pub fn start(log: &Log) -> anyhow::Result<Box<dyn Fn(&str)>> {
+    let filter = EnvFilter::try_new(&log.level).context("log.level")?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = match log.format {
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_target(false).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(Box::new(move |level| {
+        if let Ok(filter) = EnvFilter::try_new(level) {
+            // It fails only when the subscriber is gone, at the very end.
+            let _ = handle.reload(filter);
+        }
+    }))
+}
