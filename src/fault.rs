@@ -2,6 +2,7 @@
 //!
 //! What PostgreSQL said is not here: it passes through untouched. Each fault has an integration test that provokes it.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -129,30 +130,150 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
 }
 
 const TABLE: [Entry; 24] = [
-    entry("malformed", sqlstate::PROTOCOL_VIOLATION, true, "The client sent what is no message of the protocol.", "A driver's bug, or something else than a PostgreSQL client."),
-    entry("bad_packet", sqlstate::PROTOCOL_VIOLATION, true, "The first packet is not a startup packet, or asks for what there is not.", "`0A000` names a protocol version, `28000` a missing user, `42601` and `22023` a bad `options` or `replication`."),
-    entry("early_data", sqlstate::PROTOCOL_VIOLATION, true, "Bytes arrived behind a request for encryption before it was answered.", "Somebody may be injecting data into the connection."),
-    entry("tls_required", sqlstate::INVALID_AUTHORIZATION, true, "`tls.client.mode` is `require` and the client came without TLS, or a password in the clear would be needed.", "Set `sslmode=require` at the client."),
-    entry("asked_twice", sqlstate::PROTOCOL_VIOLATION, true, "The client asked for the same encryption twice, or for TLS within TLS.", "A driver's bug."),
-    entry("denied", sqlstate::INVALID_PASSWORD, true, "The password is wrong, or the user unknown: which of both is not told.", "The log of the proxy knows which."),
-    entry("certificate", sqlstate::INVALID_AUTHORIZATION, true, "The client certificate is missing or names somebody else.", "See `certificate_names` of the user."),
-    entry("login_timeout", sqlstate::QUERY_CANCELED, true, "The login was not done within `login_timeout`.", "Usually a client that was frozen while it connected."),
-    entry("unknown_database", sqlstate::INVALID_CATALOG_NAME, true, "No database of that name is configured.", "List it under `[databases]`, or add `\"*\"`."),
-    entry("tenant", sqlstate::INVALID_AUTHORIZATION, true, "The client names a tenant that it may not name, or that there is not.", "See `may_name_tenant` of the user."),
-    entry("too_many_clients", sqlstate::TOO_MANY_CONNECTIONS, true, "As many clients are connected as may: the tenant's or the proxy's `max_clients`.", "Raise it, or find out who keeps connections."),
-    entry("queue_full", sqlstate::TOO_MANY_CONNECTIONS, false, "As many of the tenant's clients wait for a server connection as may (`max_queue`).", "Retry later, with jitter."),
-    entry("queue_timeout", sqlstate::TOO_MANY_CONNECTIONS, false, "No server connection came free within `queue_timeout`.", "Retry later, with jitter; more `max_connections`, or fewer callers."),
+    entry(
+        "malformed",
+        sqlstate::PROTOCOL_VIOLATION,
+        true,
+        "The client sent what is no message of the protocol.",
+        "A driver's bug, or something else than a PostgreSQL client.",
+    ),
+    entry(
+        "bad_packet",
+        sqlstate::PROTOCOL_VIOLATION,
+        true,
+        "The first packet is not a startup packet, or asks for what there is not.",
+        "`0A000` names a protocol version, `28000` a missing user, `42601` and `22023` a bad `options` or `replication`.",
+    ),
+    entry(
+        "early_data",
+        sqlstate::PROTOCOL_VIOLATION,
+        true,
+        "Bytes arrived behind a request for encryption before it was answered.",
+        "Somebody may be injecting data into the connection.",
+    ),
+    entry(
+        "tls_required",
+        sqlstate::INVALID_AUTHORIZATION,
+        true,
+        "`tls.client.mode` is `require` and the client came without TLS, or a password in the clear would be needed.",
+        "Set `sslmode=require` at the client.",
+    ),
+    entry(
+        "asked_twice",
+        sqlstate::PROTOCOL_VIOLATION,
+        true,
+        "The client asked for the same encryption twice, or for TLS within TLS.",
+        "A driver's bug.",
+    ),
+    entry(
+        "denied",
+        sqlstate::INVALID_PASSWORD,
+        true,
+        "The password is wrong, or the user unknown: which of both is not told.",
+        "The log of the proxy knows which.",
+    ),
+    entry(
+        "certificate",
+        sqlstate::INVALID_AUTHORIZATION,
+        true,
+        "The client certificate is missing or names somebody else.",
+        "See `certificate_names` of the user.",
+    ),
+    entry(
+        "login_timeout",
+        sqlstate::QUERY_CANCELED,
+        true,
+        "The login was not done within `login_timeout`.",
+        "Usually a client that was frozen while it connected.",
+    ),
+    entry(
+        "unknown_database",
+        sqlstate::INVALID_CATALOG_NAME,
+        true,
+        "No database of that name is configured.",
+        "List it under `[databases]`, or add `\"*\"`.",
+    ),
+    entry(
+        "tenant",
+        sqlstate::INVALID_AUTHORIZATION,
+        true,
+        "The client names a tenant that it may not name, or that there is not.",
+        "See `may_name_tenant` of the user.",
+    ),
+    entry(
+        "too_many_clients",
+        sqlstate::TOO_MANY_CONNECTIONS,
+        true,
+        "As many clients are connected as may: the tenant's or the proxy's `max_clients`.",
+        "Raise it, or find out who keeps connections.",
+    ),
+    entry(
+        "queue_full",
+        sqlstate::TOO_MANY_CONNECTIONS,
+        false,
+        "As many of the tenant's clients wait for a server connection as may (`max_queue`).",
+        "Retry later, with jitter.",
+    ),
+    entry(
+        "queue_timeout",
+        sqlstate::TOO_MANY_CONNECTIONS,
+        false,
+        "No server connection came free within `queue_timeout`.",
+        "Retry later, with jitter; more `max_connections`, or fewer callers.",
+    ),
     entry("upstream_down", sqlstate::CANNOT_CONNECT_NOW, false, "The upstream cannot be reached.", "The proxy's log says why."),
-    entry("server_refused", "as the server's", false, "The server refused the connection that the client needs; its own error is passed on.", "The server's own words say why."),
-    entry("draining", sqlstate::CANNOT_CONNECT_NOW, true, "The proxy is stopping and takes no new clients.", "Connect again: another replica answers."),
+    entry(
+        "server_refused",
+        "as the server's",
+        false,
+        "The server refused the connection that the client needs; its own error is passed on.",
+        "The server's own words say why.",
+    ),
+    entry(
+        "draining",
+        sqlstate::CANNOT_CONNECT_NOW,
+        true,
+        "The proxy is stopping and takes no new clients.",
+        "Connect again: another replica answers.",
+    ),
     entry("shutdown", sqlstate::ADMIN_SHUTDOWN, true, "The proxy is stopping and ends idle clients last.", "Connect again."),
     entry("killed", sqlstate::ADMIN_SHUTDOWN, true, "An administrator ended the session.", ""),
-    entry("server_lost", sqlstate::CONNECTION_FAILURE, true, "The server connection was lost inside a transaction or during a query.", "Whether the transaction was committed is not known; connect again."),
-    entry("idle_in_transaction", sqlstate::IDLE_IN_TRANSACTION, true, "The client left a transaction open with nothing running for longer than `idle_transaction_timeout`.", "A Lambda that was frozen inside BEGIN; commit before returning."),
-    entry("idle_client", sqlstate::IDLE_SESSION_TIMEOUT, true, "The client was idle for longer than `client_idle_timeout`.", "It is off by default."),
+    entry(
+        "server_lost",
+        sqlstate::CONNECTION_FAILURE,
+        true,
+        "The server connection was lost inside a transaction or during a query.",
+        "Whether the transaction was committed is not known; connect again.",
+    ),
+    entry(
+        "idle_in_transaction",
+        sqlstate::IDLE_IN_TRANSACTION,
+        true,
+        "The client left a transaction open with nothing running for longer than `idle_transaction_timeout`.",
+        "A Lambda that was frozen inside BEGIN; commit before returning.",
+    ),
+    entry(
+        "idle_client",
+        sqlstate::IDLE_SESSION_TIMEOUT,
+        true,
+        "The client was idle for longer than `client_idle_timeout`.",
+        "It is off by default.",
+    ),
     entry("cancelled_waiting", sqlstate::QUERY_CANCELED, false, "The client cancelled what was still waiting for a server connection.", ""),
-    entry("statement_mode", sqlstate::FEATURE_NOT_SUPPORTED, true, "A transaction over several statements on a database with `pool_mode = \"statement\"`.", "Use `pool_mode = \"transaction\"`."),
-    entry("internal", sqlstate::INTERNAL_ERROR, true, "Something is wrong inside the proxy, or it does not support what was asked for.", "Please report it, with the log."),
+    entry(
+        "statement_mode",
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        true,
+        "A transaction over several statements on a database with `pool_mode = \"statement\"`.",
+        "Use `pool_mode = \"transaction\"`.",
+    ),
+    entry(
+        "internal",
+        sqlstate::INTERNAL_ERROR,
+        true,
+        "Something is wrong inside the proxy, or it does not support what was asked for.",
+        "Please report it, with the log.",
+    ),
 ];
 
 /// The labels of all faults in metrics, by their number.
@@ -275,8 +396,16 @@ impl Fault {
 
     fn detail(&self) -> Option<String> {
         match self {
-            Self::QueueFull { whose, limit } => Some(format!("Tenant \"{}\" has {limit} clients waiting for upstream \"{}\", as many as may.", whose.tenant, whose.upstream)),
-            Self::QueueTimeout { whose, waited } => Some(format!("A client of tenant \"{}\" waited {} ms for upstream \"{}\".", whose.tenant, waited.as_millis(), whose.upstream)),
+            Self::QueueFull { whose, limit } => Some(format!(
+                "Tenant \"{}\" has {limit} clients waiting for upstream \"{}\", as many as may.",
+                whose.tenant, whose.upstream
+            )),
+            Self::QueueTimeout { whose, waited } => Some(format!(
+                "A client of tenant \"{}\" waited {} ms for upstream \"{}\".",
+                whose.tenant,
+                waited.as_millis(),
+                whose.upstream
+            )),
             Self::IdleInTransaction { limit } | Self::IdleClient { limit } => Some(format!("The limit is {} ms.", limit.as_millis())),
             _ => None,
         }
@@ -299,15 +428,12 @@ impl Fault {
             // Unchanged, but for the severity where the session lives on.
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let fields = error.fields().iter();
-            let fields = fields.map(|(code, value)| (code, if living && matches!(code, b'S' | b'V') { severity.to_owned() } else { text(value) }));
+            let fields =
+                fields.map(|(code, value)| (code, if living && matches!(code, b'S' | b'V') { severity.to_owned() } else { text(value) }));
             return say::error(out, fields.collect());
         }
-        let mut fields = vec![
-            (b'S', severity.to_owned()),
-            (b'V', severity.to_owned()),
-            (b'C', self.sqlstate().to_owned()),
-            (b'M', self.message()),
-        ];
+        let mut fields =
+            vec![(b'S', severity.to_owned()), (b'V', severity.to_owned()), (b'C', self.sqlstate().to_owned()), (b'M', self.message())];
         fields.extend(self.detail().map(|detail| (b'D', detail)));
         fields.extend(self.hint().map(|hint| (b'H', hint)));
         say::error(out, fields);
@@ -322,7 +448,7 @@ pub fn reference() -> String {
     );
     for Entry { label, sqlstate, fatal, what, remedy } in TABLE {
         let severity = if fatal { "FATAL" } else { "ERROR" };
-        page.push_str(&format!("| `{label}` | `{sqlstate}` | {severity} | {what} | {remedy} |\n"));
+        let _ = writeln!(page, "| `{label}` | `{sqlstate}` | {severity} | {what} | {remedy} |");
     }
     page
 }

@@ -7,11 +7,14 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
+/// Changes what is logged; directives that are none change nothing.
+pub type SetLevel = Box<dyn Fn(&str)>;
+
 /// Sends log lines to standard error, and answers how to change what is logged.
 ///
 /// # Errors
 /// Directives that are none. They have been checked with the configuration.
-pub fn start(log: &Log) -> anyhow::Result<Box<dyn Fn(&str)>> {
+pub fn start(log: &Log) -> anyhow::Result<SetLevel> {
     let filter = EnvFilter::try_new(&log.level).context("log.level")?;
     let (filter, handle) = reload::Layer::new(filter);
     let lines = match log.format {

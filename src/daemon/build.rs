@@ -77,7 +77,14 @@ pub fn build(config: Config) -> anyhow::Result<Built> {
 }
 
 /// An upstream as the configuration has it.
-pub fn make_upstream(index: usize, upstream: &config::Upstream, target: Target, limits: &[Limits], metrics: &Metrics, threads: &Threads) -> Arc<Upstream> {
+pub fn make_upstream(
+    index: usize,
+    upstream: &config::Upstream,
+    target: Target,
+    limits: &[Limits],
+    metrics: &Metrics,
+    threads: &Threads,
+) -> Arc<Upstream> {
     let workers = u16::try_from(threads.mail.len()).unwrap_or(u16::MAX);
     let ledger = Ledger::new(upstream.max_connections, workers, limits);
     let around = Around { numbers: metrics.upstream(&upstream.name), jobs: threads.jobs.clone(), mail: Arc::clone(&threads.mail) };

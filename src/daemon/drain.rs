@@ -26,7 +26,11 @@ pub async fn drain(house: &Arc<House>, workers: &Workers, graceful: bool) {
     let began = Instant::now();
     let deadline = began + timeout;
     if graceful {
-        tracing::info!(grace_ms = grace.as_millis(), timeout_ms = timeout.as_millis(), "draining: not ready any more, still taking clients");
+        tracing::info!(
+            grace_ms = grace.as_millis(),
+            timeout_ms = timeout.as_millis(),
+            "draining: not ready any more, still taking clients"
+        );
         sleep_until(began + grace.min(timeout)).await;
     }
     house.draining.store(true, Ordering::Relaxed);

@@ -87,7 +87,12 @@ impl Workers {
 }
 
 /// One worker's life. `started` hears that it has begun; its end is the answer.
-fn run(seat: Seat, house: Arc<House>, order: watch::Receiver<Order>, started: &std::sync::mpsc::Sender<anyhow::Result<()>>) -> anyhow::Result<()> {
+fn run(
+    seat: Seat,
+    house: Arc<House>,
+    order: watch::Receiver<Order>,
+    started: &std::sync::mpsc::Sender<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let Seat { number, listeners, mut inbox, mut mail } = seat;

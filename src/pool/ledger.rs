@@ -304,7 +304,9 @@ impl Ledger {
     /// All who wait for a pool are to be told that it cannot be had.
     pub fn dismiss(&mut self, pool: PoolId) -> Vec<Waiter> {
         let entries: Vec<Entry> = self.pool(pool).line.drain().collect();
-        entries.iter().for_each(|entry| self.left(entry));
+        for entry in &entries {
+            self.left(entry);
+        }
         entries.iter().map(|entry| Waiter { worker: entry.worker, slot: entry.slot }).collect()
     }
 
@@ -428,7 +430,7 @@ impl Ledger {
         let jitter = self.jitter();
         let lifetime = self.pool(pool).keep.lifetime;
         // Up to a tenth earlier, so that what was opened together is not closed together.
-        let retire_at = lifetime.map(|lifetime| now + lifetime - lifetime.mul_f64(0.1 * jitter));
+        let retire_at = lifetime.map(|lifetime| now + lifetime.mul_f64(1.0 - 0.1 * jitter));
         self.pool(pool).opening -= 1;
         self.opening -= 1;
         self.book(server).retire_at = retire_at;

@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use super::ledger::{Answer, Next, ServerId, Step, Waiter};
 use super::lease::Lease;
+use super::ledger::{Answer, Next, ServerId, Step, Waiter};
 use super::mail::{Job, Mail};
 use super::shared::{Pool, Upstream};
 use crate::admission::{Refusal, TenantId, Ticket};
@@ -21,7 +21,7 @@ use crate::upstream::{Broken, Card, Server};
 use crate::wire::say;
 
 /// How long a connection that was told to end may take before it is given up; until then it counts against the budget.
-const CLOSING_LIMIT: Duration = Duration::from_secs(60);
+const CLOSING_LIMIT: Duration = Duration::from_mins(1);
 
 /// Why a connection cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -352,12 +352,7 @@ impl Local {
         cancelling.push(Cancelling { card: Arc::clone(card), held: None, waiting });
         drop(cancelling);
         let finished = card.finished.load(std::sync::atomic::Ordering::Acquire);
-        upstream.ask(Job::Cancel {
-            upstream: Arc::clone(upstream),
-            card: Arc::clone(card),
-            finished,
-            worker: self.worker,
-        });
+        upstream.ask(Job::Cancel { upstream: Arc::clone(upstream), card: Arc::clone(card), finished, worker: self.worker });
     }
 
     /// The same for a connection that is being discarded: nobody waits for the end of it.

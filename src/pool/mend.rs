@@ -20,8 +20,14 @@ pub(super) async fn mend(mut lease: Lease, local: Rc<Local>, cancel: bool) {
     let clock = Rc::clone(&local.clock);
     match clock.within(limit, put_in_order(lease.server_mut())).await {
         Some(Ok(())) => lease.give_back(now()),
-        Some(Err(why)) => tracing::info!(upstream = upstream.name, %why, "a connection that its client had left could not be put in order and is closed"),
-        None => tracing::info!(upstream = upstream.name, limit_ms = limit.as_millis(), "a connection that its client had left was not put in order in time and is closed"),
+        Some(Err(why)) => {
+            tracing::info!(upstream = upstream.name, %why, "a connection that its client had left could not be put in order and is closed")
+        }
+        None => tracing::info!(
+            upstream = upstream.name,
+            limit_ms = limit.as_millis(),
+            "a connection that its client had left was not put in order in time and is closed"
+        ),
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::inspect::HELD;
 use super::house::Admitted;
+use super::inspect::HELD;
 use super::login::LoggedIn;
 use super::phase::Phase;
 use super::relay::{self, End, First};
@@ -366,16 +366,13 @@ impl Client {
     /// What comes after a lease: false where the session is over.
     async fn after(&mut self, end: End) -> bool {
         match end {
-            End::Settled { .. } => true,
             End::Gone { .. } => false,
             End::Fault { fault, .. } => {
                 self.say_fault(&fault, true).await;
                 !fault.is_fatal(true)
             }
-            End::Unsent { .. } => {
-                // The server connection broke before it had a byte of ours: somewhere else then (G4).
-                true
-            }
+            // Where the server connection broke before it had a byte of ours, somewhere else then (G4).
+            End::Settled { .. } | End::Unsent { .. } => true,
         }
     }
 
@@ -404,7 +401,7 @@ impl Client {
     }
 
     fn stall_limit(&self) -> Duration {
-        self.watch.tenant.borrow().limits.write_stall.unwrap_or(Duration::from_secs(86_400))
+        self.watch.tenant.borrow().limits.write_stall.unwrap_or(super::NO_LIMIT)
     }
 }
 

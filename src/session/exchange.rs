@@ -83,14 +83,13 @@ pub async fn scram(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>>, s
     let body = answer(hello).await?;
     let (mechanism, first) = message::sasl_initial(&body).map_err(malformed)?;
     let waiting = waiting.select(mechanism).map_err(denied)?;
-    let first = match first {
-        Some(first) => Zeroizing::new(first.to_vec()),
-        None => {
-            out.clear();
-            say::sasl_continue(&mut out, &[]);
-            hello.io.write_all(&out).await?;
-            answer(hello).await?
-        }
+    let first = if let Some(first) = first {
+        Zeroizing::new(first.to_vec())
+    } else {
+        out.clear();
+        say::sasl_continue(&mut out, &[]);
+        hello.io.write_all(&out).await?;
+        answer(hello).await?
     };
     let verifier = match known {
         Some(secret) => secrets.verifier(user, secret).await.map_err(denied)?,

@@ -66,7 +66,12 @@ impl House {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(config: Config, certificate: Option<Certificate>, upstreams: Vec<Arc<Upstream>>, metrics: Arc<Metrics>) -> Result<Arc<Self>, Denied> {
+    pub fn new(
+        config: Config,
+        certificate: Option<Certificate>,
+        upstreams: Vec<Arc<Upstream>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, Denied> {
         Ok(Arc::new(Self {
             config: ArcSwap::from_pointee(config),
             certificate: ArcSwapOption::from_pointee(certificate),

@@ -3,10 +3,10 @@
 //! Only Query, Parse, Bind, Describe and Close have content that matters; CopyData and what is larger than [`HELD`] streams through as it comes (B2). A message that
 //! is cut by the chunk's end is held back until it is whole, so that the server never holds half of a small one.
 
+use crate::wire::Malformed;
 use crate::wire::message;
 use crate::wire::scan::{Side, body_length};
 use crate::wire::sql::{self, PinReason};
-use crate::wire::Malformed;
 
 /// Messages up to this length, in bytes, reach the server whole or not at all.
 pub const HELD: usize = 32 << 10;
@@ -167,18 +167,14 @@ impl Inspector {
     }
 
     fn parse(&mut self, body: &[u8], whole: bool) {
-        match message::parse(body) {
-            Ok((name, text)) => {
-                self.name(name);
-                self.statement(text, whole);
-            }
-            Err(_) => {
-                // The text goes on beyond what is here, or the name does.
-                let name = memchr::memchr(0, body).map(|end| &body[..end]);
-                self.name(name.unwrap_or(body));
-                self.statement(body, false);
-            }
+        if let Ok((name, text)) = message::parse(body) {
+            self.name(name);
+            return self.statement(text, whole);
         }
+        // The text goes on beyond what is here, or the name does.
+        let name = memchr::memchr(0, body).map(|end| &body[..end]);
+        self.name(name.unwrap_or(body));
+        self.statement(body, false);
     }
 
     fn name(&mut self, name: &[u8]) {
@@ -207,9 +203,8 @@ impl Inspector {
 
     /// The end of a batch: a statement that was parsed and not bound is meant for a later one.
     fn sync(&mut self) {
-        match self.unnamed {
-            Unnamed::Parsed => self.hold(Pin::Unnamed),
-            Unnamed::Bound | Unnamed::Absent => {}
+        if self.unnamed == Unnamed::Parsed {
+            self.hold(Pin::Unnamed);
         }
     }
 

@@ -9,12 +9,12 @@ use bytes::BytesMut;
 
 use super::exchange::{self, Proven};
 use super::greeting::Hello;
-use super::house::{Admitted, House, keep};
+use super::house::{Admitted, keep};
 use super::secrets::{secret_of, server_secret_of};
 use super::watch::{Tenant, Watch};
 use super::worker::Worker;
 use crate::auth::{Secret, random};
-use crate::config::{AuthMethod, Config, Database, User};
+use crate::config::{AuthMethod, Config, Database};
 use crate::fault::{Fault, Whose};
 use crate::metrics::LoginOutcome;
 use crate::net::{Io, Peer, now};
@@ -61,48 +61,49 @@ impl From<std::io::Error> for Failed {
     }
 }
 
-/// Who the client turned out to be.
-struct Identity {
+/// A client that is about to be logged in, and what is known of it so far.
+struct Arrival<'a> {
+    worker: &'a Rc<Worker>,
+    config: Arc<Config>,
+    peer: Peer,
     user: String,
     database: String,
-    tenant: Rc<Tenant>,
-    tenant_at: usize,
 }
+
+/// What a login leaves to the session.
+type Entered = (Rc<Watch>, u32, Arc<Settings>, Admitted);
 
 /// Logs one client in.
 ///
 /// Not cancel safe: a dropped future closes the connection. On failure the connection is still there, to say so.
-pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: Instant) -> Result<(Rc<Watch>, u32, Arc<Settings>, Admitted), Failed> {
-    let house = &worker.house;
-    let config = house.config.load_full();
-    let user = text(&hello.startup.user);
-    let database = text(&hello.startup.database);
+pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: Instant) -> Result<Entered, Failed> {
+    let arrival = Arrival {
+        worker,
+        config: worker.house.config.load_full(),
+        peer,
+        user: text(&hello.startup.user),
+        database: text(&hello.startup.database),
+    };
     let (minor, negotiate) = hello.startup.negotiated();
     if negotiate {
         let mut out = BytesMut::new();
         say::negotiate(&mut out, minor, &hello.startup.unrecognised);
         hello.io.write_all(&out).await?;
     }
-    let configured = config.users.get(&user);
-    let known = configured.and_then(secret_of).map(Arc::new);
-    let proven = match prove(hello, peer, worker, &config, &user, known.as_ref()).await {
-        Ok(proven) => proven,
-        Err(failed) => {
-            let tenant = tenant_of(hello, &config, worker, &user, &database).map_or_else(|_| worker.tenant(0), |(tenant, _)| tenant);
-            let outcome = if matches!(failed, Failed::Gone) { LoginOutcome::Failed } else { LoginOutcome::Denied };
-            tenant.numbers.logins[outcome.index()].add(1);
-            return Err(failed);
-        }
+    let known = arrival.config.users.get(&arrival.user).and_then(secret_of).map(Arc::new);
+    let proven = arrival.prove(hello, known.as_ref()).await;
+    let tenant = arrival.tenant(hello);
+    let outcome = match (proven, &tenant) {
+        (Err(failed), _) => Err(failed),
+        (Ok(_), Err(fault)) => Err(fault.clone().into()),
+        (Ok(proven), Ok((tenant, at))) => arrival.settle_in(hello, tenant, *at, proven, minor).await,
     };
-    let (tenant, tenant_at) = tenant_of(hello, &config, worker, &user, &database)?;
-    let identity = Identity { user, database, tenant, tenant_at };
-    let outcome = settle_in(hello, peer, worker, &config, &identity, configured, proven, minor).await;
-    let numbers = &identity.tenant.numbers;
-    numbers.logins[outcome_of(&outcome).index()].add(1);
-    if let Err(Failed::With(fault)) = &outcome {
-        numbers.refused[fault.number()].add(1);
-    } else {
-        numbers.login.observe(now().saturating_duration_since(began));
+    let tenant = tenant.map_or_else(|_| worker.tenant(0), |(tenant, _)| tenant);
+    tenant.numbers.logins[outcome_of(&outcome).index()].add(1);
+    match &outcome {
+        Ok(_) => tenant.numbers.login.observe(now().saturating_duration_since(began)),
+        Err(Failed::With(fault)) => tenant.numbers.refused[fault.number()].add(1),
+        Err(Failed::Gone) => {}
     }
     outcome
 }
@@ -110,30 +111,21 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
 fn outcome_of<T>(outcome: &Result<T, Failed>) -> LoginOutcome {
     match outcome {
         Ok(_) => LoginOutcome::Ok,
-        Err(Failed::With(Fault::UnknownDatabase { .. })) => LoginOutcome::Denied,
-        Err(Failed::With(_)) => LoginOutcome::Refused,
-        Err(Failed::Gone) => LoginOutcome::Failed,
+        Err(Failed::With(
+            Fault::TooManyClients { .. }
+            | Fault::QueueFull { .. }
+            | Fault::QueueTimeout { .. }
+            | Fault::Draining
+            | Fault::UpstreamDown { .. },
+        )) => LoginOutcome::Refused,
+        Err(Failed::With(Fault::Malformed(_) | Fault::LoginTimeout | Fault::Internal) | Failed::Gone) => LoginOutcome::Failed,
+        Err(Failed::With(_)) => LoginOutcome::Denied,
     }
 }
 
 /// Names are bytes to PostgreSQL; to the configuration they are text, and what is not text matches nothing there.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Has the client prove that it is who it says.
-async fn prove(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, config: &Config, user: &str, known: Option<&Arc<Secret>>) -> Result<Proven, Failed> {
-    if is_trusted(config, peer) && config.users.contains_key(user) {
-        return Ok(Proven::Trusted);
-    }
-    let secrets = &worker.house.secrets;
-    match config.auth.method {
-        AuthMethod::ScramSha256 => exchange::scram(hello, user, known, secrets).await,
-        AuthMethod::Md5 if matches!(known.map(|known| &**known), Some(Secret::Scram(_))) => exchange::scram(hello, user, known, secrets).await,
-        AuthMethod::Md5 => exchange::md5(hello, user, known).await,
-        AuthMethod::Cleartext => exchange::cleartext(hello, user, known, secrets).await,
-        AuthMethod::Cert => exchange::certificate(hello, user, config.users.get(user)),
-    }
 }
 
 fn is_trusted(config: &Config, peer: Peer) -> bool {
@@ -143,91 +135,89 @@ fn is_trusted(config: &Config, peer: Peer) -> bool {
     config.auth.trust_networks.iter().any(|network| network.contains(&address))
 }
 
-/// The client's tenant: the one it names, where it may, else the first whose rule fits.
-fn tenant_of(hello: &Hello, config: &Config, worker: &Worker, user: &str, database: &str) -> Result<(Rc<Tenant>, usize), Fault> {
-    let at = match hello.startup.setting("pgweir.tenant") {
-        Some(named) => {
-            let named = text(named);
-            let may = config.users.get(user).is_some_and(|user| user.may_name_tenant);
-            config.tenant_named(&named).filter(|_| may).ok_or(Fault::Tenant { tenant: named })?
+impl Arrival<'_> {
+    /// Has the client prove that it is who it says.
+    async fn prove(&self, hello: &mut Hello, known: Option<&Arc<Secret>>) -> Result<Proven, Failed> {
+        let (config, user) = (&self.config, self.user.as_str());
+        if is_trusted(config, self.peer) && config.users.contains_key(user) {
+            return Ok(Proven::Trusted);
         }
-        None => {
+        let secrets = &self.worker.house.secrets;
+        let has_verifier = matches!(known.map(|known| &**known), Some(Secret::Scram(_)));
+        match config.auth.method {
+            AuthMethod::Md5 if !has_verifier => exchange::md5(hello, user, known).await,
+            AuthMethod::ScramSha256 | AuthMethod::Md5 => exchange::scram(hello, user, known, secrets).await,
+            AuthMethod::Cleartext => exchange::cleartext(hello, user, known, secrets).await,
+            AuthMethod::Cert => exchange::certificate(hello, user, config.users.get(user)),
+        }
+    }
+
+    /// The client's tenant: the one it names, where it may, else the first whose rule fits.
+    fn tenant(&self, hello: &Hello) -> Result<(Rc<Tenant>, usize), Fault> {
+        let config = &self.config;
+        let at = if let Some(named) = hello.startup.setting("pgweir.tenant") {
+            let named = text(named);
+            let may = config.users.get(&self.user).is_some_and(|user| user.may_name_tenant);
+            config.tenant_named(&named).filter(|_| may).ok_or(Fault::Tenant { tenant: named })?
+        } else {
             let application_name = hello.startup.setting("application_name").map(text).unwrap_or_default();
             let tls_name = hello.io.tls_info().and_then(|info| info.server_name.map(str::to_owned));
-            config.tenant_for(user, database, &application_name, tls_name.as_deref())
+            config.tenant_for(&self.user, &self.database, &application_name, tls_name.as_deref())
+        };
+        Ok((self.worker.tenant(at), at))
+    }
+
+    /// A believed client gets its place, its pool, and what it must know of its server.
+    async fn settle_in(&self, hello: &mut Hello, tenant: &Rc<Tenant>, at: usize, proven: Proven, minor: u16) -> Result<Entered, Failed> {
+        let (worker, house) = (self.worker, &self.worker.house);
+        if worker.is_draining() {
+            return Err(Fault::Draining.into());
         }
-    };
-    Ok((worker.tenant(at), at))
-}
+        let unknown = || Fault::UnknownDatabase { database: self.database.clone() };
+        let database = self.config.database(&self.database).ok_or_else(unknown)?;
+        let limit = self.config.tenants.get(at).map_or(0, |tenant| tenant.limits.max_clients);
+        let admitted = house.admit(&tenant.name, limit).map_err(|(tenant, limit)| Fault::TooManyClients { tenant, limit })?;
+        let pool = self.pool(hello, at, database).ok_or_else(unknown)?;
+        remember_keys(&pool, proven);
+        let settings = Settings::new(std::mem::take(&mut hello.startup.settings));
+        let profile = profile(worker, &pool, tenant, settings).await?;
 
-/// A believed client gets its place, its pool, and what it must know of its server.
-#[expect(clippy::too_many_arguments, reason = "the one place where everything about a client comes together")]
-async fn settle_in(
-    hello: &mut Hello,
-    peer: Peer,
-    worker: &Rc<Worker>,
-    config: &Config,
-    identity: &Identity,
-    configured: Option<&User>,
-    proven: Proven,
-    minor: u16,
-) -> Result<(Rc<Watch>, u32, Arc<Settings>, Admitted), Failed> {
-    let house = &worker.house;
-    if worker.is_draining() {
-        return Err(Fault::Draining.into());
+        let nonce = u32::from_be_bytes(random().map_err(|_| Fault::Internal)?);
+        let long_key = minor >= 2;
+        let (slot, watch) = worker.enroll(|| Watch::new(nonce, long_key, self.peer, pool, Rc::clone(tenant), now()));
+        let pid = house.keys.pid(worker.number, slot);
+        let mut out = BytesMut::with_capacity(512);
+        say::authentication_ok(&mut out);
+        for (name, value) in profile.reported.iter() {
+            say::parameter_status(&mut out, name, value);
+        }
+        say::backend_key(&mut out, pid, &house.keys.secret(pid, nonce, long_key));
+        say::ready(&mut out, Status::Idle);
+        if let Err(error) = hello.io.write_all(&out).await {
+            worker.strike_off(slot, &watch);
+            return Err(error.into());
+        }
+        Ok((watch, slot, profile.settings, admitted))
     }
-    let unknown = || Fault::UnknownDatabase { database: identity.database.clone() };
-    let database = config.database(&identity.database).ok_or_else(unknown)?;
-    let limit = config.tenants.get(identity.tenant_at).map_or(0, |tenant| tenant.limits.max_clients);
-    let admitted = house.admit(&identity.tenant.name, limit).map_err(|(tenant, limit)| Fault::TooManyClients { tenant, limit })?;
-    let pool = pool_for(hello, house, config, identity, configured, database, proven).ok_or_else(unknown)?;
-    let settings = Settings::new(std::mem::take(&mut hello.startup.settings));
-    let profile = profile(worker, &pool, &identity.tenant, settings).await?;
 
-    let nonce = u32::from_be_bytes(random().map_err(|_| Fault::Internal)?);
-    let long_key = minor >= 2;
-    let make = |_| Watch::new(nonce, long_key, peer, Arc::clone(&pool), Rc::clone(&identity.tenant), now());
-    let (slot, watch) = worker.enroll(make);
-    let pid = house.keys.pid(worker.number, slot);
-    let mut out = BytesMut::with_capacity(512);
-    say::authentication_ok(&mut out);
-    for (name, value) in profile.reported.iter() {
-        say::parameter_status(&mut out, name, value);
+    /// The pool for this client's server connections.
+    fn pool(&self, hello: &Hello, tenant: usize, database: &Database) -> Option<Arc<Pool>> {
+        let config = &self.config;
+        let tenants_own = config.tenants.get(tenant).and_then(|tenant| tenant.upstream.as_ref());
+        let name = tenants_own.unwrap_or(&database.upstream);
+        let upstream = self.worker.house.upstream(name)?;
+        let replication = hello.startup.replication;
+        let key = PoolKey { database: hello.startup.database.clone(), user: hello.startup.user.clone(), replication };
+        let user = config.users.get(&self.user);
+        let login = || Login {
+            user: user.map_or_else(|| hello.startup.user.clone(), |user| user.server_user.clone().into_bytes()),
+            dbname: database.dbname.as_ref().map_or_else(|| hello.startup.database.clone(), |name| name.clone().into_bytes()),
+            replication,
+            secret: user.map_or(ServerSecret::None, server_secret_of),
+        };
+        let keep = Keep { once: replication.is_some(), ..keep(config.upstreams.get(name)?) };
+        Some(upstream.pool(&key, database.pool_mode, keep, login))
     }
-    say::backend_key(&mut out, pid, &house.keys.secret(pid, nonce, long_key));
-    say::ready(&mut out, Status::Idle);
-    if let Err(error) = hello.io.write_all(&out).await {
-        worker.strike_off(slot, &watch);
-        return Err(error.into());
-    }
-    Ok((watch, slot, profile.settings, admitted))
-}
-
-fn pool_for(
-    hello: &Hello,
-    house: &Arc<House>,
-    config: &Config,
-    identity: &Identity,
-    configured: Option<&User>,
-    database: &Database,
-    proven: Proven,
-) -> Option<Arc<Pool>> {
-    let tenants_own = config.tenants.get(identity.tenant_at).and_then(|tenant| tenant.upstream.as_ref());
-    let upstream_name = tenants_own.unwrap_or(&database.upstream);
-    let upstream = house.upstream(upstream_name)?;
-    let upstream_config = config.upstreams.get(upstream_name)?;
-    let replication = hello.startup.replication;
-    let key = PoolKey { database: hello.startup.database.clone(), user: hello.startup.user.clone(), replication };
-    let login = || Login {
-        user: configured.map_or_else(|| hello.startup.user.clone(), |user| user.server_user.clone().into_bytes()),
-        dbname: database.dbname.as_ref().map_or_else(|| hello.startup.database.clone(), |name| name.clone().into_bytes()),
-        replication,
-        secret: configured.map_or(ServerSecret::None, server_secret_of),
-    };
-    let keep = Keep { once: replication.is_some(), ..keep(upstream_config) };
-    let pool = upstream.pool(&key, database.pool_mode, keep, login);
-    remember_keys(&pool, proven);
-    Some(pool)
 }
 
 /// Where the configuration has nothing to log in to the server with, the client's own login has shown what to use.

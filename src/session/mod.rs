@@ -46,9 +46,9 @@ pub async fn serve(io: Io, peer: Peer, worker: Rc<Worker>) {
 /// The cold beginning, within the time that a login may take.
 async fn enter(io: Io, peer: Peer, worker: &Rc<Worker>) -> Option<Client> {
     let began = now();
-    let limit = worker.house.config.load().clients.login_timeout.unwrap_or(std::time::Duration::from_secs(86_400));
+    let limit = worker.house.config.load().clients.login_timeout.unwrap_or(NO_LIMIT);
     let until = began + limit;
-    let greeted = worker.clock.within(limit, greeting::greet(io, worker)).await?;
+    let greeted = worker.clock.within(limit, Box::pin(greeting::greet(io, worker))).await?;
     let mut hello = match greeted {
         Greeted::Client(hello) => hello,
         Greeted::Done => return None,
@@ -58,7 +58,7 @@ async fn enter(io: Io, peer: Peer, worker: &Rc<Worker>) -> Option<Client> {
         }
     };
     let left = until.saturating_duration_since(now());
-    let outcome = worker.clock.within(left, login::log_in(&mut hello, peer, worker, began)).await;
+    let outcome = worker.clock.within(left, Box::pin(login::log_in(&mut hello, peer, worker, began))).await;
     match outcome.unwrap_or(Err(Failed::With(Fault::LoginTimeout))) {
         Ok((watch, slot, settings, admitted)) => {
             let hello = *hello;
@@ -71,6 +71,9 @@ async fn enter(io: Io, peer: Peer, worker: &Rc<Worker>) -> Option<Client> {
         Err(Failed::Gone) => None,
     }
 }
+
+/// What stands for no limit.
+const NO_LIMIT: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// How long a client that is turned away may take to hear why.
 const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(2);

@@ -102,14 +102,15 @@ pub fn due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Due> {
     }
     let in_transaction = timing.transaction_since.and_then(|since| past(since, limits.transaction));
     match timing.phase {
-        Phase::Login => None,
         Phase::Idle | Phase::Pinned => past(timing.since, limits.idle).map(Due::EndIdle),
         Phase::Waiting => past(timing.since, limits.queue).map(|_| Due::Refuse(now.saturating_duration_since(timing.since))),
-        Phase::Running if !timing.cancelling && (past(timing.since, limits.query).is_some() || in_transaction.is_some()) => Some(Due::Cancel),
+        Phase::Running if !timing.cancelling && (past(timing.since, limits.query).is_some() || in_transaction.is_some()) => {
+            Some(Due::Cancel)
+        }
         Phase::Open if past(timing.since, limits.idle_transaction).is_some() => limits.idle_transaction.map(Due::EndTransaction),
         Phase::Open if in_transaction.is_some() => in_transaction.map(Due::EndTransaction),
         Phase::Running | Phase::Open if !timing.watched && now.saturating_duration_since(timing.since) >= UNWATCHED => Some(Due::Watch),
-        Phase::Running | Phase::Open => None,
+        Phase::Login | Phase::Running | Phase::Open => None,
     }
 }
 
@@ -124,7 +125,14 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits { queue: Some(SECOND), query: Some(SECOND), transaction: Some(3 * SECOND), idle_transaction: Some(SECOND), idle: Some(SECOND), write_stall: Some(SECOND) }
+        Limits {
+            queue: Some(SECOND),
+            query: Some(SECOND),
+            transaction: Some(3 * SECOND),
+            idle_transaction: Some(SECOND),
+            idle: Some(SECOND),
+            write_stall: Some(SECOND),
+        }
     }
 
     #[test]

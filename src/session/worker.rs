@@ -94,11 +94,11 @@ impl Worker {
     }
 
     /// A client has logged in: its place here, which is also a part of its cancel key.
-    pub fn enroll(&self, watch: impl FnOnce(u32) -> Rc<Watch>) -> (u32, Rc<Watch>) {
+    pub fn enroll(&self, watch: impl FnOnce() -> Rc<Watch>) -> (u32, Rc<Watch>) {
         let mut clients = self.clients.borrow_mut();
         let entry = clients.vacant_entry();
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
-        let watch = watch(slot);
+        let watch = watch();
         entry.insert(Rc::clone(&watch));
         if self.draining.get() {
             watch.tell(Signal::Drain);

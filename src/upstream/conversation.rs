@@ -20,9 +20,16 @@ pub struct Message {
 }
 
 /// The reading end of a conversation. It keeps what was read and not yet asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Conversation {
     buffer: BytesMut,
+    chunk: Box<[u8]>,
+}
+
+impl Default for Conversation {
+    fn default() -> Self {
+        Self { buffer: BytesMut::new(), chunk: vec![0; 4096].into() }
+    }
 }
 
 impl Conversation {
@@ -34,10 +41,9 @@ impl Conversation {
             if let Some(message) = self.buffered()? {
                 return Ok(message);
             }
-            let mut chunk = [0; 4096];
-            match io.read(&mut chunk).await? {
+            match io.read(&mut self.chunk).await? {
                 0 => return Err(Broken::Closed),
-                count => self.buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+                count => self.buffer.extend_from_slice(self.chunk.get(..count).unwrap_or_default()),
             }
         }
     }

@@ -158,13 +158,7 @@ async fn authenticate(io: &mut Io, conversation: &mut Conversation, login: &Logi
 }
 
 /// The SCRAM exchange, up to the server's proof.
-async fn scram(
-    io: &mut Io,
-    conversation: &mut Conversation,
-    login: &Login,
-    keys: &Mutex<KeyCache>,
-    offered: &[u8],
-) -> Result<(), Broken> {
+async fn scram(io: &mut Io, conversation: &mut Conversation, login: &Login, keys: &Mutex<KeyCache>, offered: &[u8]) -> Result<(), Broken> {
     let certificate = io.tls_info().and_then(|info| info.peer_certificates.first().and_then(|first| tls_server_end_point(first)));
     let binding = certificate.as_deref().map_or(Binding::Unavailable, Binding::Prefer);
     let names = offered.split(|byte| *byte == 0).filter(|name| !name.is_empty());
@@ -203,7 +197,9 @@ async fn sasl_message(io: &mut Io, conversation: &mut Conversation) -> Result<By
 async fn keys_for(login: &Login, cache: &Mutex<KeyCache>, salt: &[u8], iterations: std::num::NonZeroU32) -> Result<Keys, Broken> {
     match &login.secret {
         ServerSecret::PassThrough(known) if known.salt == salt && known.iterations == iterations => Ok(known.keys.clone()),
-        ServerSecret::PassThrough(_) => Err(Broken::NoSecret("a password (its verifier differs from the one that the client logged in with)")),
+        ServerSecret::PassThrough(_) => {
+            Err(Broken::NoSecret("a password (its verifier differs from the one that the client logged in with)"))
+        }
         ServerSecret::Md5(_) | ServerSecret::None => Err(Broken::NoSecret("a password")),
         ServerSecret::Password(password) => {
             let key = CacheKey::new(password.as_bytes(), salt, iterations);

@@ -13,8 +13,8 @@ use super::owed::Owed;
 use super::settings::Settings;
 use crate::net::{Io, Portable};
 use crate::wire::message;
-use crate::wire::scan::{Frames, Side};
 use crate::wire::say;
+use crate::wire::scan::{Frames, Side};
 
 /// Everything of a server connection but its socket.
 #[derive(Debug)]
