@@ -461,7 +461,7 @@ mod tests {
     #[test]
     fn a_refusal_of_one_transaction_leaves_a_living_session_alive() {
         let whose = Whose { tenant: "acme".into(), upstream: "main".into() };
-        let fault = Fault::QueueTimeout { whose, waited: Duration::from_millis(5000) };
+        let fault = Fault::QueueTimeout { whose, waited: Duration::from_secs(5) };
         for (living, severity) in [(true, &b"ERROR"[..]), (false, b"FATAL")] {
             let mut out = BytesMut::new();
             fault.say(&mut out, living);

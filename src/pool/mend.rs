@@ -21,7 +21,7 @@ pub(super) async fn mend(mut lease: Lease, local: Rc<Local>, cancel: bool) {
     match clock.within(limit, put_in_order(lease.server_mut())).await {
         Some(Ok(())) => lease.give_back(now()),
         Some(Err(why)) => {
-            tracing::info!(upstream = upstream.name, %why, "a connection that its client had left could not be put in order and is closed")
+            tracing::info!(upstream = upstream.name, %why, "a connection that its client had left could not be put in order and is closed");
         }
         None => tracing::info!(
             upstream = upstream.name,

@@ -193,8 +193,11 @@ mod tests {
         bytes
     }
 
-    /// Every frame of a stream cut into chunks, as (kind, length, status).
-    fn walk_all(side: Side, chunks: &[&[u8]]) -> Result<(Vec<(u8, u32, u8)>, bool), Malformed> {
+    /// Frames as (kind, length, status).
+    type Seen = Vec<(u8, u32, u8)>;
+
+    /// Every frame of a stream that is cut into chunks, and whether it ends at a frame's end.
+    fn walk_all(side: Side, chunks: &[&[u8]]) -> Result<(Seen, bool), Malformed> {
         let mut frames = Frames::default();
         let mut seen = Vec::new();
         for chunk in chunks {

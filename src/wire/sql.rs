@@ -6,8 +6,6 @@
 //! its business: functions, triggers and rules that set or lock something inside. It allocates nothing, and takes time in
 //! proportion to the text.
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
-
 mod reader;
 mod tokens;
 mod words;

@@ -232,7 +232,9 @@ fn idle_connections_are_reaped_down_to_min_idle_and_filled_up_to_it() {
     }
     world.settle();
     let held: Vec<ServerId> = world.holding.keys().copied().collect();
-    held.into_iter().for_each(|server| world.give_back(server));
+    for server in held {
+        world.give_back(server);
+    }
     world.now += Duration::from_secs(11);
     world.settle();
     assert_eq!(world.ledger.total(), 2);
@@ -241,7 +243,7 @@ fn idle_connections_are_reaped_down_to_min_idle_and_filled_up_to_it() {
 #[test]
 fn lifetimes_end_when_idle_and_with_jitter() {
     let mut world = World::new(8, &[limits(0, 0)]);
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     let pool = world.ledger.add_pool(Keep { lifetime: Some(hour), ..KEEP });
     for _ in 0..8 {
         world.request(pool, A, 0).unwrap();
@@ -253,7 +255,9 @@ fn lifetimes_end_when_idle_and_with_jitter() {
     assert!(retire.iter().all(|left| *left <= hour && *left > hour.mul_f64(0.85)));
     world.now += hour;
     let held: Vec<ServerId> = world.holding.keys().copied().collect();
-    held.into_iter().for_each(|server| world.give_back(server));
+    for server in held {
+        world.give_back(server);
+    }
     assert_eq!(world.closing.len(), 8);
 }
 

@@ -129,7 +129,7 @@ impl Model {
     fn take(&mut self, kind: u8, luck: u8) {
         if let Some(simple) = self.copying {
             match kind {
-                b'd' if luck % 8 == 0 => self.fail(simple, luck / 8),
+                b'd' if luck.is_multiple_of(8) => self.fail(simple, luck / 8),
                 b'd' | b'S' | b'H' => {}
                 b'f' => self.fail(simple, luck),
                 b'c' => {
@@ -147,7 +147,7 @@ impl Model {
             b'S' => {
                 self.skipping = false;
                 self.open_batch = false;
-                if luck % 16 == 0 {
+                if luck.is_multiple_of(16) {
                     self.say(b"E");
                 }
                 self.ready(luck / 16);
@@ -191,7 +191,7 @@ impl Model {
     fn begin_copy(&mut self, simple: bool, luck: u8) {
         self.say(b"G");
         self.copying = Some(simple);
-        if luck % 8 == 0 {
+        if luck.is_multiple_of(8) {
             self.fail(simple, luck / 8);
         }
     }

@@ -259,7 +259,7 @@ proptest! {
     fn a_text_in_a_quoted_name_or_a_comment_has_no_effect(text in any_text()) {
         let name = format!("SELECT 1 AS \"{}\" FROM t", text.replace('"', "\"\""));
         prop_assert_eq!(read(&name), "", "{:?}", name);
-        let apart = text.replace("/", "").replace(['\n', '\r'], " ");
+        let apart = text.replace('/', "").replace(['\n', '\r'], " ");
         for comment in [format!("SELECT 1 /*{apart} */, 2"), format!("SELECT 1 --{apart}\n, 2")] {
             prop_assert_eq!(read(&comment), "", "{:?}", comment);
         }
