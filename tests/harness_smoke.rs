@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::{Endpoint, Faulty, Postgres, Script, Stop, Way, Wire, eventually, frames};
 use tokio_postgres::NoTls;
@@ -186,7 +186,7 @@ async fn faulty_delays_stalls_and_heals() {
     assert_eq!(net.connections(), 1);
 
     net.delay(Way::Back, Duration::from_millis(120));
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now();
     wire.value("SELECT 1").await;
     assert!(begun.elapsed() >= Duration::from_millis(120), "{:?}", begun.elapsed());
     net.heal();
