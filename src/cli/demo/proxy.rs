@@ -170,7 +170,19 @@ fn ask_ready(http: SocketAddr) -> std::io::Result<[u8; 13]> {
 
 #[cfg(test)]
 mod tests {
-    use super::ListeningLine;
+    use super::{ListeningLine, configuration};
+    use crate::cli::demo::tenants::Tenant;
+    use crate::config::parse_str;
+
+    #[test]
+    fn pgweir_takes_the_configuration_without_a_warning() {
+        let text = configuration("127.0.0.1:5432".parse().unwrap(), &Tenant::both().unwrap(), 20);
+        let loaded = parse_str(&text).unwrap();
+        assert_eq!(loaded.warnings.len(), 0, "{:?}", loaded.warnings);
+        assert_eq!(loaded.config.upstreams["main"].max_connections, 20);
+        let tenants: Vec<&str> = loaded.config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+        assert_eq!(tenants, ["default", "acme", "globex"]);
+    }
 
     #[test]
     fn an_address_is_read_from_its_log_line_and_no_other() {
