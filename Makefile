@@ -4,8 +4,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# cargo-nextest where it is installed; plain cargo runs the same tests.
-NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 PGWEIR := target/quick/pgweir
 SCRIPTS := .ci/run tests/setup tests/versions tests/reference deploy/docker/prove
 
@@ -25,12 +23,8 @@ test: test-rust test-clients ## Every test: units, PostgreSQL, the drivers' matr
 .PHONY: test-rust
 test-rust: ## The tests in Rust, against a private PostgreSQL
 	@tests/setup test
-ifeq ($(NEXTEST),yes)
 	cargo nextest run --locked
 	cargo test --locked --doc
-else
-	cargo test --locked
-endif
 
 .PHONY: test-clients
 test-clients: ## One script through psql and the drivers of Node.js, Python, Java and Rust, directly and through pgweir
