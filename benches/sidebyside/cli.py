@@ -203,7 +203,9 @@ def main(argv: list[str] | None = None) -> int:
     def interrupted(*_) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupted)
+    # SIGINT too: a shell starts background jobs with it ignored, and then nothing would be cleaned up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
     try:
         run(options)
     except BenchError as error:
