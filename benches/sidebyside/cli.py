@@ -10,16 +10,16 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import chart, report
+from . import chart, counts, report
 from .cluster import DATABASE, PASSWORD, USER, Cluster, Workspace, make_certificate
 from .idle import idle_cost, probe_beside
 from .load import ROWS_SCRIPT, Workload, measure
 from .process import Account, BenchError, raise_file_limit
 from .results import Results, Row
-from .targets import MAX_CLIENTS, POOL_SIZE, Direct, PgBouncer, Pgweir, Site, Target
+from .targets import MAX_CLIENTS, POOL_SIZE, Direct, PgBouncer, Pgweir, Pooler, Site, Target
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = ["simple", "extended", "prepared", "connect", "connect-tls", "rows", "memory", "memory-tls", "probe"]
+GROUPS = ["simple", "extended", "prepared", "connect", "connect-tls", "rows", "memory", "memory-tls", "probe", "syscalls", "instructions"]
 POOLERS = {"pgbouncer": PgBouncer, "pgweir": Pgweir}
 
 
@@ -101,6 +101,7 @@ class Bench:
                 say(f"  {workload.title:24} {target.name:10} {taken.tps:9.0f} tps  p50 {taken.p50_ms:8.3f}  p99 {taken.p99_ms:8.3f} ms {cpu}")
         for name in self.turn(number, list(self.paths)):
             self.idle_round(name)
+        self.count_round(number)
 
     def idle_round(self, name: str) -> None:
         """The measurements around idle clients, on processes of their own."""
@@ -120,6 +121,27 @@ class Bench:
             say(f"  {'probe':24} {name:10} p50 {alone.p50_ms:.3f} -> {beside.p50_ms:.3f} ms, p99 {alone.p99_ms:.3f} -> {beside.p99_ms:.3f} ms")
 
 
+    def count_round(self, number: int) -> None:
+        """What is counted instead of timed."""
+        for protocol, clients in counts.WORKLOADS:
+            for target in self.turn(number, [t for t in self.targets if isinstance(t, Pooler)]):
+                if target.why_not(protocol, clients) is not None:
+                    continue
+
+                def start(under: list[str], name: str = target.name) -> Pooler:
+                    return POOLERS[name](self.site, self.paths[name], under)
+
+                found: dict[str, float] = {}
+                if "syscalls" in self.options.only:
+                    found |= counts.syscalls(target, protocol, clients, self.site.folder)
+                if "instructions" in self.options.only:
+                    found |= counts.instructions(start, protocol, clients)
+                if found:
+                    self.row(f"{protocol} × {clients}", "counts").add(target.name, found)
+                    listed = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+                    say(f"  {protocol:>10} × {clients:<11} {target.name:10} {listed}")
+
+
 def say(text: str) -> None:
     """Progress, to the terminal."""
     print(text, file=sys.stderr, flush=True)
@@ -128,13 +150,13 @@ def say(text: str) -> None:
 def write(results: Results, out: Path) -> None:
     """The page, its charts and the raw figures."""
     out.mkdir(parents=True, exist_ok=True)
-    loads = [row for row in results.rows if row.group not in report.IDLE_GROUPS]
-    idles = [row for row in results.rows if row.group in report.IDLE_GROUPS]
+    loads, idles, counted = report.sorted_out(results)
     subtitle = f"{results.facts['machine']}, {results.facts['date']}"
     wanted = [
         ("cpu.svg", "CPU of the proxy per transaction, µs (less is better)", loads, ["pgbouncer", "pgweir"], "cpu_us", 1, 1),
         ("throughput.svg", "Transactions per second (more is better)", loads, ["direct", "pgbouncer", "pgweir"], "tps", 1, 0),
         ("memory.svg", "Resident memory per idle client, KiB (less is better)", idles, ["pgbouncer", "pgweir"], "bytes_per_client", 1 / 1024, 2),
+        ("instructions.svg", "User-space instructions per transaction (less is better)", counted, ["pgbouncer", "pgweir"], "instructions", 1, 0),
     ]
     charts = []
     for file, title, rows, targets, measured, scale, digits in wanted:

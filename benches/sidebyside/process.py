@@ -97,6 +97,16 @@ class Child:
         """The last lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
+    def interrupt(self, patience: float = 30.0) -> None:
+        """Ends it by SIGTERM alone, a second one meaning now, so that a tool around it can write down what it found."""
+        for wait in (3.0, patience):
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(wait)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
     def stop(self, first: signal.Signals = signal.SIGTERM, patience: float = 2.0) -> None:
         """Asks, waits, then kills: a drain that waits for clients must not hold up the benchmark."""
         for sig, wait in ((first, patience), (signal.SIGKILL, 10.0)):

@@ -16,6 +16,13 @@ cores, so throughput and latency say as much about the machine as about the prox
 kernel's account of the proxy's process, over a window in which no client logs in or leaves (except where connecting is the workload)."""
 
 
+def sorted_out(results: Results) -> tuple[list[Row], list[Row], list[Row]]:
+    """The rows of loads, of idle clients, and of what was counted."""
+    idles = [row for row in results.rows if row.group in IDLE_GROUPS]
+    counted = [row for row in results.rows if row.group == "counts"]
+    return [row for row in results.rows if row not in idles and row not in counted], idles, counted
+
+
 def figure(value: float | None, digits: int = 0) -> str:
     """A number for a cell, a dash where there is none."""
     return "–" if value is None else f"{value:,.{digits}f}"
@@ -57,6 +64,17 @@ def idle_table(rows: list[Row]) -> str:
     return table(head, lines)
 
 
+def counts_table(rows: list[Row]) -> str:
+    """System calls and instructions."""
+    head = ["workload × clients", "system calls, PgBouncer", "pgweir", "ratio", "instructions, PgBouncer", "pgweir", "ratio"]
+    lines = []
+    for row in rows:
+        line = [row.title] + [figure(row.median(t, "syscalls"), 2) for t in (BASE, OURS)] + [ratio(row, "syscalls")]
+        line += [figure(row.median(t, "instructions")) for t in (BASE, OURS)] + [ratio(row, "instructions")]
+        lines.append(line)
+    return table(head, lines)
+
+
 def details(rows: list[Row]) -> str:
     """Latencies and context switches, one line a workload and target."""
     head = ["workload, clients", "target", "tps", "mean ms", "p50", "p99", "p99.9", "CPU µs", "system", "sleeps", "preempted"]
@@ -82,8 +100,7 @@ def absences(rows: list[Row]) -> str:
 
 def page(results: Results, charts: list[tuple[str, str]], folder: str) -> str:
     """The whole of docs/performance.md. `charts` are (file, what it shows)."""
-    loads = [row for row in results.rows if row.group not in IDLE_GROUPS]
-    idles = [row for row in results.rows if row.group in IDLE_GROUPS]
+    loads, idles, counted = sorted_out(results)
     parts = ["# Performance\n", "This page is written by `benches/compare`; `benches/README.md` says how to run it and what each row is.\n"]
     parts.append(table(["", ""], [[key, value] for key, value in results.facts.items()]).replace("---:", "---"))
     parts.append(READING.format(rounds=results.facts["rounds"]) + "\n")
@@ -92,6 +109,8 @@ def page(results: Results, charts: list[tuple[str, str]], folder: str) -> str:
         parts += ["## Throughput and CPU\n", "CPU is the proxy's own, in microseconds per transaction.\n", summary(loads)]
     if idles:
         parts += ["## Idle clients\n", "Growth of resident memory per authenticated, idle client of a fresh process.\n", idle_table(idles)]
+    if counted:
+        parts += ["## Counted, not timed\n", "Per transaction: system calls by strace, instructions outside the kernel by valgrind.\n", counts_table(counted)]
     if loads:
         parts += ["## Latency, and where the time goes\n"]
         parts += ["`system` is the part of the CPU time spent in the kernel; `sleeps` are voluntary context switches per transaction,"]

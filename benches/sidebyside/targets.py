@@ -1,5 +1,6 @@
 """The three things compared: PostgreSQL itself, PgBouncer, pgweir, with equal settings for both poolers."""
 
+import os
 import re
 import shutil
 import ssl
@@ -73,9 +74,12 @@ class Direct(Target):
 
 
 class Pooler(Target):
-    """A proxy process of its own, started from a copy of its binary that the unprivileged account may read."""
+    """A proxy process of its own, started from a copy of its binary that the unprivileged account may read.
 
-    def __init__(self, site: Site, binary: Path):
+    `under` is a tool's command line to run it under (valgrind).
+    """
+
+    def __init__(self, site: Site, binary: Path, under: list[str] | None = None):
         super().__init__(free_port())
         self.site = site
         self.folder = site.folder / f"{self.name}-{self.port}"
@@ -87,7 +91,8 @@ class Pooler(Target):
         self.write_config(config)
         for path in (self.folder, *self.folder.iterdir()):
             site.account.own(path)
-        self.child = Child(self.name, self.argv(str(self._binary), config), site.account, self.folder / "log", env={})
+        argv = (under or []) + self.argv(str(self._binary), config)
+        self.child = Child(self.name, argv, site.account, self.folder / "log", env={"PATH": os.environ.get("PATH", "")})
         try:
             self.wait_ready()
         except BaseException:
@@ -108,9 +113,9 @@ class PgBouncer(Pooler):
 
     name = "pgbouncer"
 
-    def __init__(self, site: Site, binary: Path):
+    def __init__(self, site: Site, binary: Path, under: list[str] | None = None):
         self.version = version_of(binary)
-        super().__init__(site, binary)
+        super().__init__(site, binary, under)
 
     def why_not(self, protocol: str, clients: int) -> str | None:
         del clients
@@ -160,9 +165,9 @@ class Pgweir(Pooler):
 
     name = "pgweir"
 
-    def __init__(self, site: Site, binary: Path):
+    def __init__(self, site: Site, binary: Path, under: list[str] | None = None):
         self.version = version_of(binary)
-        super().__init__(site, binary)
+        super().__init__(site, binary, under)
 
     def why_not(self, protocol: str, clients: int) -> str | None:
         if protocol == "prepared" and clients > POOL_SIZE:
