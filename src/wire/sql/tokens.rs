@@ -2,6 +2,8 @@
 //!
 //! It knows where words end, and above all what is *not* a word: literals of every kind, quoted identifiers, comments that
 //! nest, dollar quotes. It never judges whether the text is valid. Each byte is looked at a bounded number of times.
+//!
+//! White space and words are most of any text: what is rarer is kept out of line, so that the walk over them stays in registers.
 
 use memchr::{memchr, memchr2, memmem};
 
@@ -89,6 +91,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// The text after a literal in which a backslash takes the next byte with it.
+    #[inline(never)]
     fn after_escaped(&mut self, mut body: &'a [u8]) -> &'a [u8] {
         while let Some(at) = memchr2(b'\\', b'\'', body) {
             let (inside, rest) = split(body, at);
@@ -112,6 +115,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// A quoted identifier, whose opening quote is already taken.
+    #[inline(never)]
     fn quoted(&mut self, body: &'a [u8]) -> Token<'a> {
         let mut rest = body;
         loop {
@@ -127,6 +131,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// What a dollar sign opens: a parameter, a dollar-quoted literal, or nothing.
+    #[inline(never)]
     fn dollar(&mut self, text: &'a [u8]) -> Token<'a> {
         let tail = split(text, 1).1;
         let (tag, rest) = split_where(tail, |byte| byte == b'$' || !class(byte).continues_word());
@@ -184,11 +189,13 @@ impl<'a> Iterator for Tokens<'a> {
 }
 
 /// The text after the comment that `--` opens.
+#[inline(never)]
 fn after_line(text: &[u8]) -> &[u8] {
     memchr2(b'\n', b'\r', text).map_or(&[], |end| split(text, end).1)
 }
 
 /// The text after a block comment, which may hold others. `text` starts at the star of its opening.
+#[inline(never)]
 fn after_block(text: &[u8]) -> &[u8] {
     let mut text = split(text, 1).1;
     let mut depth = 1_usize;
