@@ -123,14 +123,12 @@ impl<'a> Reader<'a> {
         if self.makes_temp && !self.drops_on_commit {
             self.effects.leave(PinReason::Temp);
         }
-        if self.arguments.take().is_some() {
-            self.effects.leave(PinReason::Setting);
-        }
         self.expect = Expect::Statement;
         self.verb = Verb::Other;
         self.last = Word::Other;
         self.makes_temp = false;
         self.drops_on_commit = false;
+        self.arguments = None;
         self.is_calm = false;
     }
 
@@ -145,9 +143,8 @@ impl<'a> Reader<'a> {
             (Expect::Scope, Word::Local | Word::Transaction) => next = Expect::NameAfterAll,
             (Expect::Scope, _) => effects.leave(PinReason::Setting),
             // `SET local.x = 1`: the word was the first part of a name.
-            (Expect::NameAfterAll, Word::To) => effects.leave(PinReason::Setting),
             (Expect::NameAfterAll, _) => {
-                if matches!(token, Token::Mark(b'=' | b'.')) {
+                if token == Token::Mark(b'.') {
                     effects.leave(PinReason::Setting);
                 }
             }
@@ -278,7 +275,7 @@ impl<'a> Reader<'a> {
                 arguments.commas = arguments.commas.saturating_add(1);
             }
             Token::Mark(b')') if arguments.depth == 1 => {
-                if arguments.commas != 2 || arguments.is_true != Some(true) {
+                if arguments.is_true != Some(true) {
                     self.effects.leave(PinReason::Setting);
                 }
                 is_over = true;

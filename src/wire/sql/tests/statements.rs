@@ -75,6 +75,8 @@ CREATE ROLE other;
 CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE PROCEDURE p() LANGUAGE sql AS 'SELECT 1';
 CREATE SCHEMA app;
+CREATE FUNCTION "a""set_config"(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION "SET_CONFIG"(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION app.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT $1';
 "#;
 
@@ -103,6 +105,7 @@ pub const STATEMENTS: &[Row] = &[
     quiet("SELECT f()"),
     quiet("NOTIFY c, 'x'"),
     quiet("CREATE TABLE made (x int)"),
+    quiet("CREATE TABLE pg_temperature (x int)"),
     quiet("CREATE TABLE made_as AS SELECT 1 AS x"),
     quiet("SELECT 1 AS x INTO made_into"),
     quiet("CREATE OR REPLACE VIEW made_view AS SELECT x FROM t"),
@@ -139,6 +142,7 @@ pub const STATEMENTS: &[Row] = &[
     quiet("CREATE TEMPORARY TABLE a ON COMMIT DROP AS SELECT 1"),
     quiet("create local temp table a (x int) on/**/commit\n-- at last\ndrop"),
     quiet("CREATE TABLE pg_temp.a (x int) ON COMMIT DROP"),
+    quiet("CREATE TEMP TABLE a (x int) ON COMMIT DROP; SELECT 1"),
     unshown("PREPARE TRANSACTION 'a'", "", "it needs a setting that is off by default"),
     unshown("PREPARE TRANSACTION $$a$$", "", "it needs a setting that is off by default"),
     unshown("ROLLBACK PREPARED 'a'", "", "it needs a setting that is off by default"),
@@ -174,6 +178,7 @@ pub const STATEMENTS: &[Row] = &[
     leaves("SELECT set_config('work_mem', '1MB', true IS NULL)", "setting"),
     leaves("SELECT set_config('work_mem', '1MB', (SELECT false))", "setting"),
     leaves("SELECT set_config('a.b', set_config('a.b', 'c', false), true)", "setting"),
+    leaves("SELECT set_config('a.b', set_config('local.a', '', true) || 'c', false)", "setting"),
     leaves("SELECT set_config('a.b', 'c', true), set_config('work_mem', '1MB', false)", "setting"),
     leaves("WITH a AS (SELECT set_config('work_mem', '1MB', false)) SELECT * FROM a", "setting"),
     leaves("EXPLAIN ANALYZE SELECT set_config('work_mem', '1MB', x > 1) FROM generate_series(1, 1) x", "setting"),
@@ -303,7 +308,10 @@ pub const STATEMENTS: &[Row] = &[
     quiet("SELECT 1 /* /* */ ; SET work_mem = 1 */"),
     quiet("SELECT 1 /*/**/; SET work_mem = 1 */"),
     quiet("SELECT \"y\" AS \"; SET work_mem = 1; \"\"; LISTEN c; \" FROM t"),
+    quiet("SELECT \"a\"\"set_config\"('a')"),
+    quiet("SELECT \"SET_CONFIG\"('a')"),
     quiet("SELECT E'\\'; SET work_mem = 1; --'"),
+    quiet("SELECT E'a''\\'; SET work_mem = 1; --'"),
     quiet("SELECT e'a'\n'\\'; SET work_mem = 1; --'"),
     quiet("SELECT E'a' -- b\n  -- c\n '\\'; SET work_mem = 1; --'"),
     quiet("SELECT U&'\\0061'"),
