@@ -23,7 +23,7 @@ use parking_lot::{Mutex, RwLock};
 pub use durations::{BOUNDS_MICROS, BUCKETS, Durations, bounds_seconds};
 pub use fold::{NAMED_TENANTS, OTHER_TENANTS};
 pub use labels::{By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, ServerState, Sparse};
-pub use numbers::{Counter, Gauge, Histogram};
+pub use numbers::{Cells, Counter, Gauge, Histogram};
 pub use process::Usage;
 pub use reference::reference;
 pub use shard::{TenantShard, UpstreamNumbers};

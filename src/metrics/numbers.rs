@@ -3,6 +3,7 @@
 //! Each belongs to one thread, which pays a plain load and store; whoever reads from elsewhere sees a value that was true a moment ago. The one
 //! exception says so in its name.
 
+use std::ops::Index;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -79,5 +80,35 @@ impl Histogram {
     /// What was noted so far.
     pub fn durations(&self) -> Durations {
         Durations { counts: std::array::from_fn(|at| self.buckets[at].load(Relaxed)), sum_nanos: self.sum_nanos.load(Relaxed) }
+    }
+}
+
+/// Cells by number, as many as another room has names for. Beyond them lies one more, which nobody publishes: counting never fails.
+#[derive(Debug, Default)]
+pub struct Cells<C> {
+    cells: Box<[C]>,
+    beyond: C,
+}
+
+impl<C: Default> Cells<C> {
+    /// So many cells.
+    pub(super) fn new(count: usize) -> Self {
+        Self { cells: std::iter::repeat_with(C::default).take(count).collect(), beyond: C::default() }
+    }
+}
+
+impl<C> Cells<C> {
+    /// Those that are published.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &C> {
+        self.cells.iter()
+    }
+}
+
+impl<C> Index<usize> for Cells<C> {
+    type Output = C;
+
+    #[inline]
+    fn index(&self, number: usize) -> &C {
+        self.cells.get(number).unwrap_or(&self.beyond)
     }
 }

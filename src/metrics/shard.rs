@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::{CancelCause, ClientState, ConnectOutcome, Counter, Gauge, Histogram, LoginOutcome};
+use super::{CancelCause, Cells, ClientState, ConnectOutcome, Counter, Gauge, Histogram, LoginOutcome};
 
-/// One worker's numbers of one tenant.
-#[derive(Debug)]
+/// One worker's numbers of one tenant. The default one is published nowhere.
+#[derive(Debug, Default)]
 pub struct TenantShard {
     /// Clients, by `ClientState`.
     pub clients: [Gauge; ClientState::ALL.len()],
@@ -29,33 +29,18 @@ pub struct TenantShard {
     /// Bytes to clients.
     pub bytes_out: Counter,
     /// Refusals, by the fault's number.
-    pub refused: Box<[Counter]>,
+    pub refused: Cells<Counter>,
     /// Cancelled queries, by `CancelCause`.
     pub cancelled: [Counter; CancelCause::ALL.len()],
     /// Clients that are pinned now, by the reason's number.
-    pub pinned: Box<[Gauge]>,
+    pub pinned: Cells<Gauge>,
     /// Pins so far, by the reason's number.
-    pub pins: Box<[Counter]>,
+    pub pins: Cells<Counter>,
 }
 
 impl TenantShard {
     pub(super) fn new(faults: usize, reasons: usize) -> Self {
-        Self {
-            clients: Default::default(),
-            logins: Default::default(),
-            login: Histogram::default(),
-            queue_wait: Histogram::default(),
-            lease: Histogram::default(),
-            query: Histogram::default(),
-            transactions: Counter::default(),
-            queries: Counter::default(),
-            bytes_in: Counter::default(),
-            bytes_out: Counter::default(),
-            refused: std::iter::repeat_with(Counter::default).take(faults).collect(),
-            cancelled: Default::default(),
-            pinned: std::iter::repeat_with(Gauge::default).take(reasons).collect(),
-            pins: std::iter::repeat_with(Counter::default).take(reasons).collect(),
-        }
+        Self { refused: Cells::new(faults), pinned: Cells::new(reasons), pins: Cells::new(reasons), ..Self::default() }
     }
 
     /// A client goes from one state to another.
