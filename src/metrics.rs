@@ -14,6 +14,8 @@ mod shard;
 mod snapshot;
 mod table;
 mod tenant;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -41,7 +41,10 @@ fn introduction() -> String {
 
 fn section(family: &Family) -> String {
     let Family { name, kind, unit, labels, help, .. } = family;
-    let mut text = format!("\n### `{name}`\n\n{help}\n\n{}, in {unit}\n", capitalised(kind.word()));
+    let mut text = format!("\n### `{name}`\n\n{help}\n\n{} ({unit}).\n", capitalised(kind.word()));
+    if !labels.is_empty() {
+        text.push('\n');
+    }
     for label in *labels {
         match label.values {
             Values::Named(what) => {

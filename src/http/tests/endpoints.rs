@@ -1,0 +1,115 @@
+//! What each path answers.
+
+use super::*;
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let proxy = Proxy::new();
+    proxy.metrics.tenant(0, "acme").unwrap().transactions.add(42);
+    beside(&proxy, EVER, |address| async move {
+        let (head, body) = ask(address, "GET", "/metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(body.contains("\npgweir_transactions_total{tenant=\"acme\"} 42\n"), "{body}");
+    });
+}
+
+#[test]
+fn status_is_json() {
+    beside(&Proxy::new(), EVER, |address| async move {
+        let (head, body) = ask(address, "GET", "/status").await;
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&status["state"], &status["tenants"][0]["name"]), (&"ready".into(), &"acme".into()));
+    });
+}
+
+#[test]
+fn readiness_says_why_not() {
+    let proxy = Proxy::new();
+    beside(&proxy, EVER, |address| {
+        let proxy = &proxy;
+        async move {
+            let (head, body) = ask(address, "GET", "/readyz").await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            assert_eq!(body, "ready\n");
+            *proxy.readiness.borrow_mut() = Err("draining".to_owned());
+            let (head, body) = ask(address, "GET", "/readyz").await;
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            assert_eq!(body, "draining\n");
+            let (head, body) = ask(address, "GET", "/healthz").await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "a draining proxy is alive: {head}");
+            assert_eq!(body, "ok\n");
+        }
+    });
+}
+
+#[test]
+fn the_root_lists_the_endpoints() {
+    beside(&Proxy::new(), EVER, |address| async move {
+        let (head, body) = ask(address, "GET", "/").await;
+        assert!(head.contains("content-type: text/html"), "{head}");
+        for path in ["/metrics", "/status", "/healthz", "/readyz"] {
+            assert!(body.contains(&format!("<a href=\"{path}\">")), "{path}");
+        }
+    });
+}
+
+#[test]
+fn head_answers_like_get_without_the_body() {
+    beside(&Proxy::new(), EVER, |address| async move {
+        for path in ["/", "/healthz", "/readyz"] {
+            let (get, body) = ask(address, "GET", path).await;
+            let (head, nothing) = ask(address, "HEAD", path).await;
+            let without_date = |head: &str| head.lines().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>().join("\n");
+            assert_eq!(without_date(&head), without_date(&get));
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+            assert_eq!(nothing, "");
+        }
+        let (head, nothing) = ask(address, "HEAD", "/metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && nothing.is_empty(), "{head}");
+    });
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    beside(&Proxy::new(), EVER, |address| async move {
+        for path in ["/nothing", "/metrics/", "/../etc/passwd", "//metrics"] {
+            let (head, _) = ask(address, "GET", path).await;
+            assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
+        }
+        let (head, _) = ask(address, "GET", "/healthz?verbose=1").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "a query changes nothing: {head}");
+    });
+}
+
+#[test]
+fn only_get_and_head_are_allowed() {
+    beside(&Proxy::new(), EVER, |address| async move {
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "NONSENSE"] {
+            let (head, _) = ask(address, method, "/metrics").await;
+            assert!(head.starts_with("HTTP/1.1 405 "), "{method}: {head}");
+            assert!(head.contains("allow: GET, HEAD"), "{method}: {head}");
+        }
+    });
+}
+
+#[test]
+fn a_connection_serves_one_request_after_another() {
+    beside(&Proxy::new(), EVER, |address| async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        for _ in 0..3 {
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+            assert!(answer(&mut stream).await.ends_with("\r\n\r\nok\n"));
+        }
+    });
+}
+
+#[test]
+fn an_old_client_is_answered_and_left() {
+    beside(&Proxy::new(), EVER, |address| async move {
+        let answer = say(address, b"GET /healthz HTTP/1.0\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.0 200 ") || answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    });
+}
