@@ -21,7 +21,7 @@ use super::{Faulty, PATIENCE, Pem, Postgres, Script, eventually};
 pub struct ProxyOptions {
     config: Table,
     environment: Vec<(String, String)>,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 /// A running proxy; dropping it kills it.
@@ -31,7 +31,7 @@ pub struct Proxy {
     config: Table,
     postgres: Vec<SocketAddr>,
     http: Option<SocketAddr>,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 impl Proxy {
@@ -56,7 +56,7 @@ impl Proxy {
         let options = ProxyOptions {
             config: Table::new(),
             environment: Vec::new(),
-            folder: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(),
+            folder: Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()),
         };
         options.raw_toml(&format!(
             r#"
@@ -143,8 +143,7 @@ impl Proxy {
 
     /// Writes a changed configuration over the old one; SIGHUP makes the proxy read it.
     pub fn rewrite_config(&mut self, change: impl FnOnce(ProxyOptions) -> ProxyOptions) {
-        let workshop = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let options = ProxyOptions { config: self.config.clone(), environment: Vec::new(), folder: workshop };
+        let options = ProxyOptions { config: self.config.clone(), environment: Vec::new(), folder: Arc::clone(&self.folder) };
         self.config = change(options).config;
         self.write_config_text(&toml::to_string(&self.config).unwrap());
     }
