@@ -7,8 +7,9 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{PATIENCE, Postgres, Proxy, in_time};
+use harness::{Ca, PATIENCE, Postgres, Proxy, Wire, frames, in_time};
 use tokio::task::JoinSet;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
 const CLIENTS: i32 = 200;
@@ -24,9 +25,10 @@ async fn connect(url: &str) -> Client {
 async fn transact(client: &mut Client, id: i32) {
     let note = format!("client {id}");
     let transaction = client.transaction().await.unwrap();
-    transaction.execute("INSERT INTO visit VALUES ($1, $2)", &[&id, &note]).await.unwrap();
-    let row = transaction.query_one("SELECT note, pg_sleep(0.001) FROM visit WHERE id = $1", &[&id]).await.unwrap();
-    assert_eq!(row.get::<_, String>(0), note);
+    // Unnamed statements: a named one keeps its server connection for as long as the client stays.
+    transaction.query_typed("INSERT INTO visit VALUES ($1, $2)", &[(&id, Type::INT4), (&note, Type::TEXT)]).await.unwrap();
+    let found = transaction.query_typed("SELECT note FROM visit WHERE id = $1", &[(&id, Type::INT4)]).await.unwrap();
+    assert_eq!(found[0].get::<_, String>(0), note);
     transaction.commit().await.unwrap();
 }
 
@@ -86,4 +88,19 @@ async fn a_cancelled_statement_leaves_the_session_usable() {
     let error = tokio::time::timeout(Duration::from_secs(30), cancelled).await.expect("a cancelled statement ends").unwrap_err();
     assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("57014"));
     client.simple_query("SELECT 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancel_over_tls_ends_with_a_goodbye() {
+    // libpq since 17 sends cancels over TLS and counts an end without close_notify as a failure.
+    let pg = Postgres::start().await;
+    let ca = Ca::new();
+    let proxy = Proxy::new(&pg).tls("require", &ca.server()).start().await;
+    let client = Wire::login_tls(&proxy, ca.client_config(None), "app", "secret").await.unwrap();
+
+    let mut request = Wire::connect(&proxy).await;
+    assert_eq!(request.ask(&frames::ssl_request()).await, b'S');
+    let mut request = Box::pin(request.tls(ca.client_config(None))).await.unwrap();
+    request.send(&frames::cancel(client.pid, &client.secret)).await;
+    assert_eq!(request.try_read().await.unwrap(), None);
 }

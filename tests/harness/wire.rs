@@ -106,7 +106,7 @@ impl Wire {
     /// Sends `SSLRequest` or `GSSENCRequest` and reads the answer's one byte.
     pub async fn ask(&mut self, request: &[u8]) -> u8 {
         self.send(request).await;
-        self.fill_to(1).await.expect("an answer of one byte");
+        assert!(self.fill_to(1).await.expect("an answer of one byte"), "an answer of one byte, not the end");
         self.inbound.get_u8()
     }
 
@@ -233,17 +233,19 @@ impl Wire {
         }
     }
 
-    /// The next frame, or nothing when the other side has closed between two frames.
+    /// The next frame, or nothing when the other side has closed between two frames; a TLS peer that closes without a goodbye
+    /// (`close_notify`) is an error.
     pub async fn try_read(&mut self) -> io::Result<Option<Frame>> {
-        match self.fill_to(5).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.inbound.is_empty() => return Ok(None),
-            Err(error) => return Err(error),
+        if !self.fill_to(5).await? {
+            let between_frames = self.inbound.is_empty();
+            return if between_frames { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
         }
         let tag = self.inbound[0];
         let length = u32::from_be_bytes(self.inbound[1..5].try_into().unwrap()) as usize;
         assert!((4..1 << 30).contains(&length), "{tag} with a length of {length}\n{}", self.transcript());
-        self.fill_to(length + 1).await?;
+        if !self.fill_to(length + 1).await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut whole = self.inbound.split_to(length + 1).freeze();
         let frame = Frame { tag, body: whole.split_off(5) };
         self.transcript.add(Speaker::Server, &frame);
@@ -256,16 +258,17 @@ impl Wire {
         Ok(Some(frame))
     }
 
-    async fn fill_to(&mut self, count: usize) -> io::Result<()> {
+    /// Reads until this much is there; `false` when the other side has closed before.
+    async fn fill_to(&mut self, count: usize) -> io::Result<bool> {
         while self.inbound.len() < count {
             let Ok(read) = tokio::time::timeout(PATIENCE, self.io.read_buf(&mut self.inbound)).await else {
                 panic!("nothing came for {PATIENCE:?}\n{}", self.transcript());
             };
             if read? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The next frame, which must be of this type.
