@@ -86,6 +86,8 @@ pub async fn greet(mut io: Io, worker: &Rc<Worker>) -> Greeted {
             }
             Ok(Packet::Cancel { pid, secret }) => {
                 pass_cancel_on(worker, pid, secret).await;
+                // libpq's encrypted cancels count an end without a goodbye as a failure.
+                io.shutdown();
                 return Greeted::Done;
             }
             Ok(Packet::Startup(startup)) => {
