@@ -341,6 +341,7 @@ impl Fault {
             Broken::Tls(_) => "TLS with it could not be agreed on",
             Broken::Denied(_) | Broken::NoSecret(_) | Broken::ClearWithoutTls | Broken::Method(_) => "the proxy cannot log in to it",
             Broken::Malformed(_) => "it does not speak the protocol",
+            Broken::AuthQuery(_) => "it cannot be asked for users",
         };
         Self::UpstreamDown { upstream: whose().upstream, what }
     }

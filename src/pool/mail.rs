@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use super::ledger::{ServerId, Waiter};
 use super::shared::{Pool, Upstream};
+use crate::auth::Secret;
+use crate::config::Config;
 use crate::upstream::{Broken, Card, Travelling};
 
 /// A message to a worker.
@@ -83,6 +86,17 @@ pub enum Job {
         finished: u64,
         /// The worker that waits for the end of it.
         worker: u16,
+    },
+    /// Ask the server for a user's password.
+    AuthQuery {
+        /// The upstream.
+        upstream: Arc<Upstream>,
+        /// What to ask, and as whom.
+        config: Arc<Config>,
+        /// The user.
+        user: Box<str>,
+        /// Who wants to know.
+        reply: oneshot::Sender<Result<Option<Arc<Secret>>, Arc<Broken>>>,
     },
 }
 

@@ -3,6 +3,7 @@
 //! The ledger of an upstream decides and is shared by all threads; a worker's `Local` has the sockets; the control thread opens and cancels.
 
 mod lease;
+mod auth_query;
 pub mod ledger;
 mod local;
 mod mail;
@@ -12,6 +13,7 @@ mod profiles;
 mod ramp;
 mod shared;
 
+pub use auth_query::{AuthQueries, auth_query};
 pub use lease::Lease;
 pub use local::{Attempt, Local, SCRATCH_LENGTH, Unavailable, Wait, with_scratch};
 pub use mail::{Inbox, Job, Jobs, Mail, Mailbox, mailbox};

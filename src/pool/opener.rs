@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::auth_query::AuthQueries;
 use super::ledger::ServerId;
 use super::mail::{Job, Mail};
 use super::shared::{Pool, Upstream};
@@ -20,6 +21,7 @@ const CANCELS_AT_ONCE: usize = 32;
 /// Carries out jobs until nobody is left to send any.
 pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
     let cancels = Rc::new(Semaphore::new(CANCELS_AT_ONCE));
+    let auth_queries = Rc::new(AuthQueries::default());
     while let Some(job) = jobs.recv().await {
         match job {
             Job::Open { pool, server, worker } => {
@@ -35,6 +37,13 @@ pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
                         tracing::warn!(upstream = upstream.name, %why, "a cancel could not be delivered");
                     }
                     upstream.send(worker, Mail::CancelDone { card });
+                });
+            }
+            Job::AuthQuery { upstream, config, user, reply } => {
+                let auth_queries = Rc::clone(&auth_queries);
+                tokio::task::spawn_local(async move {
+                    // The client may have left meanwhile; the answer is remembered for its next attempt.
+                    let _ = reply.send(auth_queries.ask(&upstream, &config, &user).await);
                 });
             }
         }

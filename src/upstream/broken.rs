@@ -75,6 +75,9 @@ pub enum Broken {
     /// The server broke the protocol.
     #[error("the server broke the protocol: {0}")]
     Malformed(#[from] Malformed),
+    /// The server could not be asked for a user's password; the reason is for the log only.
+    #[error("auth_query failed: {0}")]
+    AuthQuery(Arc<str>),
     /// It took too long.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),

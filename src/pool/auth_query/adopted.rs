@@ -1,0 +1,144 @@
+//! Connections for the pool of `auth_query`: opened and logged in to exactly as those for clients are (the same TLS rules, channel binding, limits on
+//! SCRAM's iterations, no password in the clear), then handed to tokio-postgres, which insists on logging in itself: it is played the end of a login.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use deadpool_postgres::Connect;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, Error, NoTls};
+
+use crate::net::Io;
+use crate::pool::shared::Upstream;
+use crate::upstream::{self, Broken, Login};
+
+/// `AuthenticationOk` and `ReadyForQuery`: all that tokio-postgres must hear before it asks anything.
+const LOGIN_IS_DONE: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+/// What every connection is set to before it is used: no setting of the role's or the database's may change what the question means or how long it takes.
+/// `pg_temp` is named so that it is searched last, not first.
+fn settings(limit: std::time::Duration) -> String {
+    format!(
+        "SET search_path = pg_catalog, pg_temp; SET client_encoding = 'UTF8'; SET application_name = 'pgweir auth_query'; \
+         SET statement_timeout = {limit}; SET lock_timeout = {limit}",
+        limit = limit.as_millis()
+    )
+}
+
+/// Opens connections to one upstream as the role that asks.
+pub(super) struct Opener {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) login: Login,
+    /// How long a question may take.
+    pub(super) limit: std::time::Duration,
+}
+
+impl Connect for Opener {
+    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
+        Box::pin(async move {
+            let target = self.upstream.target.load_full();
+            let stream = match Box::pin(upstream::open(&target, &self.login, &self.upstream.keys)).await {
+                Ok(fresh) => Adopted::Greeting(fresh.io, LOGIN_IS_DONE),
+                Err(why) => Adopted::Broken(why),
+            };
+            // The user is a formality: the login is over.
+            let mut formal = Config::new();
+            formal.user("adopted").ssl_mode(SslMode::Disable);
+            let (client, connection) = formal.connect_raw(stream, NoTls).await?;
+            let task = tokio::spawn(async move {
+                // Whoever uses the client hears of it, too.
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection for auth_query ended");
+                }
+            });
+            let set = client.batch_execute(&settings(self.limit)).await;
+            if let Err(error) = set {
+                task.abort();
+                return Err(error);
+            }
+            Ok((client, task))
+        })
+    }
+}
+
+/// What really went wrong, where tokio-postgres only says that its stream failed.
+pub(super) fn cause(error: &Error) -> Option<Broken> {
+    let io = error.source()?.downcast_ref::<io::Error>()?;
+    let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<Broken>());
+    Some(inner.cloned().unwrap_or_else(|| Broken::from(io::Error::new(io.kind(), io.to_string()))))
+}
+
+/// A connection that is logged in to already, as a stream.
+#[derive(Debug)]
+pub(super) enum Adopted {
+    /// It did not come about: tokio-postgres's errors can only be made by letting it fail.
+    Broken(Broken),
+    /// What is still to be played. Until it is heard, what is written is the startup packet, which is for nobody.
+    Greeting(Io, &'static [u8]),
+    /// From here on the server speaks.
+    Open(Io),
+}
+
+impl AsyncRead for Adopted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut *self {
+            Self::Broken(why) => Poll::Ready(Err(io::Error::other(why.clone()))),
+            Self::Greeting(_, left) => {
+                let (now, later) = left.split_at(left.len().min(buf.remaining()));
+                buf.put_slice(now);
+                *left = later;
+                if later.is_empty() {
+                    self.open();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Self::Open(io) => {
+                let count = ready!(io.poll_read(cx, buf.initialize_unfilled()))?;
+                buf.advance(count);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl Adopted {
+    fn open(&mut self) {
+        *self = match std::mem::replace(self, Self::Broken(Broken::Closed)) {
+            Self::Greeting(io, _) => Self::Open(io),
+            other => other,
+        };
+    }
+}
+
+impl AsyncWrite for Adopted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Broken(why) => Poll::Ready(Err(io::Error::other(why.clone()))),
+            Self::Greeting(..) => Poll::Ready(Ok(bytes.len())),
+            Self::Open(io) => io.poll_send(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Open(io) => io.poll_flush(cx),
+            Self::Broken(_) | Self::Greeting(..) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Open(io) | Self::Greeting(io, _) = &mut *self {
+            io.shutdown();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
