@@ -2,8 +2,8 @@
 //!
 //! The ledger of an upstream decides and is shared by all threads; a worker's `Local` has the sockets; the control thread opens and cancels.
 
-mod lease;
 mod auth_query;
+mod lease;
 pub mod ledger;
 mod local;
 mod mail;

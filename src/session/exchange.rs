@@ -9,7 +9,7 @@ use super::greeting::Hello;
 use super::login::Failed;
 use super::secrets::Secrets;
 use crate::auth::scram::server::WaitMechanism;
-use crate::auth::{Denied, Secret, certificate_names, random};
+use crate::auth::{Denied, Md5Hash, Secret, certificate_names, random};
 use crate::config::User;
 use crate::fault::Fault;
 use crate::net::Io;
@@ -25,6 +25,8 @@ pub enum Proven {
     Keys(Arc<PassThrough>),
     /// Who it is, with its password in the clear.
     Password(Zeroizing<String>),
+    /// Who it is, by the md5 hash that is stored for it.
+    Hash(Md5Hash),
     /// Who it is.
     Otherwise,
 }
@@ -124,6 +126,7 @@ pub async fn md5(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>>) -> 
     checked.map_err(|why| denied(user, why))?;
     match known.map(|known| &**known) {
         Some(Secret::Password(password)) => Ok(Proven::Password(password.clone())),
+        Some(Secret::Md5(hash)) => Ok(Proven::Hash(hash.clone())),
         _ => Ok(Proven::Otherwise),
     }
 }

@@ -19,7 +19,7 @@ use crate::fault::{Fault, Whose};
 use crate::metrics::LoginOutcome;
 use crate::net::{Io, Peer, now};
 use crate::pool::ledger::Keep;
-use crate::pool::{Attempt, Pool, PoolKey, Profile};
+use crate::pool::{Attempt, Pool, PoolKey, Profile, auth_query};
 use crate::upstream::{Login, ServerSecret, Settings};
 use crate::wire::{Status, say};
 
@@ -90,8 +90,7 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
         say::negotiate(&mut out, minor, &hello.startup.unrecognised);
         hello.io.write_all(&out).await?;
     }
-    let known = arrival.config.users.get(&arrival.user).and_then(secret_of).map(Arc::new);
-    let proven = arrival.prove(hello, known.as_ref()).await;
+    let proven = arrival.prove(hello).await;
     let tenant = arrival.tenant(hello);
     let outcome = match (proven, &tenant) {
         (Err(failed), _) => Err(failed),
@@ -137,11 +136,13 @@ fn is_trusted(config: &Config, peer: Peer) -> bool {
 
 impl Arrival<'_> {
     /// Has the client prove that it is who it says.
-    async fn prove(&self, hello: &mut Hello, known: Option<&Arc<Secret>>) -> Result<Proven, Failed> {
+    async fn prove(&self, hello: &mut Hello) -> Result<Proven, Failed> {
         let (config, user) = (&self.config, self.user.as_str());
         if is_trusted(config, self.peer) && config.users.contains_key(user) {
             return Ok(Proven::Trusted);
         }
+        let known = self.known(hello).await?;
+        let known = known.as_ref();
         let secrets = &self.worker.house.secrets;
         let has_verifier = matches!(known.map(|known| &**known), Some(Secret::Scram(_)));
         match config.auth.method {
@@ -150,6 +151,24 @@ impl Arrival<'_> {
             AuthMethod::Cleartext => exchange::cleartext(hello, user, known, secrets).await,
             AuthMethod::Cert => exchange::certificate(hello, user, config.users.get(user)),
         }
+    }
+
+    /// What is known of its password: from the configuration, else from the database's upstream, where that may be asked. Whether anything is known is told
+    /// to nobody: the exchange that follows is the same (A11).
+    async fn known(&self, hello: &Hello) -> Result<Option<Arc<Secret>>, Fault> {
+        let config = &self.config;
+        if let Some(user) = config.users.get(&self.user) {
+            return Ok(secret_of(user).map(Arc::new));
+        }
+        // A certificate names configured users only. And a name that is not text is nobody's here, however it would look when made into one.
+        if config.auth.method == AuthMethod::Cert || hello.startup.user != self.user.as_bytes() {
+            return Ok(None);
+        }
+        let Some(upstream) = config.database(&self.database).and_then(|database| self.worker.house.upstream(&database.upstream)) else {
+            return Ok(None);
+        };
+        let whose = || Whose { tenant: String::new(), upstream: upstream.name.clone() };
+        auth_query(&upstream, config, &self.user).await.map_err(|why| Fault::broken(&why, whose))
     }
 
     /// The client's tenant: the one it names, where it may, else the first whose rule fits.
@@ -178,7 +197,10 @@ impl Arrival<'_> {
         let limit = self.config.tenants.get(at).map_or(0, |tenant| tenant.limits.max_clients);
         let admitted = house.admit(&tenant.name, limit).map_err(|(tenant, limit)| Fault::TooManyClients { tenant, limit })?;
         let pool = self.pool(hello, at, database).ok_or_else(unknown)?;
-        remember_keys(&pool, proven);
+        let configured = self.config.users.get(&self.user).map_or(ServerSecret::None, server_secret_of);
+        if matches!(configured, ServerSecret::None) {
+            remember_keys(&pool, proven);
+        }
         let settings = Settings::new(std::mem::take(&mut hello.startup.settings));
         let profile = profile(worker, &pool, tenant, settings).await?;
 
@@ -223,13 +245,12 @@ impl Arrival<'_> {
 /// Where the configuration has nothing to log in to the server with, the client's own login has shown what to use.
 fn remember_keys(pool: &Pool, proven: Proven) {
     let login = pool.login.load();
-    if !matches!(login.secret, ServerSecret::None | ServerSecret::PassThrough(_)) {
-        return;
-    }
     let secret = match proven {
         Proven::Keys(keys) => ServerSecret::PassThrough(keys),
+        // The user's name is a part of the hash.
+        Proven::Hash(hash) if login.user == pool.key.user => ServerSecret::Md5(hash),
         Proven::Password(password) => ServerSecret::Password(Arc::new(password)),
-        Proven::Trusted | Proven::Otherwise => return,
+        Proven::Hash(_) | Proven::Trusted | Proven::Otherwise => return,
     };
     if let (ServerSecret::PassThrough(old), ServerSecret::PassThrough(new)) = (&login.secret, &secret)
         && old.salt == new.salt

@@ -10,11 +10,26 @@ use crate::auth::{Denied, Secret, Verifier, random};
 use crate::config::{Config, User};
 use crate::upstream::ServerSecret;
 
+/// How many made verifiers are kept; beyond that they are made anew for each login.
+const MOST: usize = 65_536;
+
 /// Verifiers by user. Making one from a password takes a millisecond, so each is made once, and never on a worker.
 #[derive(Debug)]
 pub struct Secrets {
     process_key: [u8; 32],
-    verifiers: Mutex<HashMap<String, Arc<Verifier>>>,
+    verifiers: Mutex<HashMap<String, Made>>,
+}
+
+/// A verifier, and what it was made from: another upstream's user of the same name, or the same user later, may have another password.
+struct Made {
+    password: Zeroizing<String>,
+    verifier: Arc<Verifier>,
+}
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Made(..)")
+    }
 }
 
 impl Secrets {
@@ -31,16 +46,23 @@ impl Secrets {
     /// # Errors
     /// When it has more iterations than are ever computed.
     pub async fn verifier(&self, user: &str, secret: &Arc<Secret>) -> Result<Arc<Verifier>, Denied> {
-        if let Secret::Scram(verifier) = &**secret {
-            return Ok(Arc::new(verifier.clone()));
-        }
-        if let Some(verifier) = self.verifiers.lock().get(user) {
-            return Ok(Arc::clone(verifier));
+        let password = match &**secret {
+            Secret::Scram(verifier) => return Ok(Arc::new(verifier.clone())),
+            Secret::Md5(_) => return Ok(Arc::new(self.mock(user.as_bytes()))),
+            Secret::Password(password) => password,
+        };
+        if let Some(made) = self.verifiers.lock().get(user)
+            && made.password == *password
+        {
+            return Ok(Arc::clone(&made.verifier));
         }
         let (secret, key, name) = (Arc::clone(secret), self.process_key, user.to_owned());
         let made = tokio::task::spawn_blocking(move || secret.scram_verifier(&key, name.as_bytes())).await;
         let made = Arc::new(made.map_err(|_| Denied::WrongPassword)??);
-        self.verifiers.lock().insert(user.to_owned(), Arc::clone(&made));
+        let mut verifiers = self.verifiers.lock();
+        if verifiers.len() < MOST || verifiers.contains_key(user) {
+            verifiers.insert(user.to_owned(), Made { password: password.clone(), verifier: Arc::clone(&made) });
+        }
         Ok(made)
     }
 
@@ -54,10 +76,11 @@ impl Secrets {
     pub fn prepare(&self, config: &Config) {
         self.verifiers.lock().clear();
         for user in config.users.values() {
-            if let Some(secret @ Secret::Password(_)) = secret_of(user)
+            if let Some(secret) = secret_of(user)
                 && let Ok(verifier) = secret.scram_verifier(&self.process_key, user.name.as_bytes())
+                && let Secret::Password(password) = secret
             {
-                self.verifiers.lock().insert(user.name.clone(), Arc::new(verifier));
+                self.verifiers.lock().insert(user.name.clone(), Made { password, verifier: Arc::new(verifier) });
             }
         }
     }
