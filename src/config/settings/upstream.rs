@@ -10,8 +10,8 @@ use crate::config::secret::SecretText;
 use crate::config::value::Period;
 
 /// What `auth_query` asks unless it is set: PgBouncer's question, which answers nothing for an expired password.
-const AUTH_QUERY: &str =
-    "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname = $1 AND rolcanlogin";
+const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid \
+     WHERE rolname = $1 AND rolcanlogin";
 
 /// One PostgreSQL server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,8 +74,10 @@ pub struct UpstreamSettings {
     ///
     /// applies: next connection
     pub application_name: String,
-    /// Asked of the server for the verifier of a user that is not listed under `users`; `$1` is the user's name, the answer the name and the verifier. Used
-    /// only where `auth_user` is set.
+    /// Asked of the server for the verifier of a user that is not listed under `users`; `$1` is the user's name. The answer is one row at most, of the name
+    /// and the verifier (or md5 hash, or password), or of that alone; a third column is the time until which it is valid. No row and NULL mean that there is
+    /// no such user. `search_path` is `pg_catalog`: write the schema before the name of a function or table of your own. Answers are remembered for 5
+    /// seconds. Used only where `auth_user` is set.
     ///
     /// applies: next connection
     pub auth_query: String,
