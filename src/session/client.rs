@@ -195,11 +195,11 @@ impl Client {
                     break Front::Leave;
                 }
             };
-            let whole = self.held.len() >= total;
+            let enough = self.held.len() >= total.min(HELD);
             match kind {
                 b'X' => break Front::Leave,
                 // A Sync with nothing before it, or the end of a refused batch (C8, C9).
-                b'S' if whole => {
+                b'S' if enough => {
                     self.discarding = false;
                     say::ready(&mut out, Status::Idle);
                     self.held.drain(..total);
@@ -209,7 +209,7 @@ impl Client {
                 _ if self.discarding || matches!(kind, b'd' | b'c' | b'f' | b'H') => {
                     self.skip = u32::try_from(total).unwrap_or(u32::MAX);
                 }
-                _ if whole || total > HELD => break Front::ForServer,
+                _ if enough => break Front::ForServer,
                 _ => break Front::Unknown,
             }
         };
@@ -405,7 +405,7 @@ impl Client {
     }
 }
 
-/// Whether these bytes begin with a message that only a server can answer, and that is whole (or too large to wait for).
+/// Whether these bytes begin with a message that only a server can answer, and as much of it is here as the inspector asks for.
 #[inline]
 fn is_for_server(bytes: &[u8]) -> bool {
     let Some(&[kind, a, b, c, d]) = bytes.first_chunk::<5>() else { return false };
@@ -415,5 +415,5 @@ fn is_for_server(bytes: &[u8]) -> bool {
     }
     let Ok(length) = body_length(Side::Client, kind, [a, b, c, d]) else { return false };
     let total = length as usize + 5;
-    bytes.len() >= total || total > HELD
+    bytes.len() >= total.min(HELD)
 }

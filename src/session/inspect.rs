@@ -1,14 +1,15 @@
 //! Reading what a client sends, as far as its session depends on it. Pure: bytes in, words out; everything else passes untouched.
 //!
-//! Only Query, Parse, Bind, Describe and Close have content that matters; CopyData and what is larger than [`HELD`] streams through as it comes (B2). A message that
-//! is cut by the chunk's end is held back until it is whole, so that the server never holds half of a small one.
+//! Only Query, Parse, Bind, Describe and Close have content that matters; CopyData streams through as it comes (B2). A message that is cut by the chunk's end is
+//! held back until it is whole, so that the server never holds half of a small one; of what is larger than [`HELD`] so many bytes are awaited, which hold its
+//! names, and the rest streams through.
 
 use crate::wire::Malformed;
 use crate::wire::message;
 use crate::wire::scan::{Side, body_length};
 use crate::wire::sql::{self, PinReason};
 
-/// Messages up to this length, in bytes, reach the server whole or not at all.
+/// Messages up to this length, in bytes, reach the server whole or not at all; of longer ones this much is read before anything is sent on.
 pub const HELD: usize = 32 << 10;
 
 /// Why a client keeps its server connection beyond a transaction.
@@ -125,7 +126,8 @@ impl Inspector {
                 }
                 sent(kind);
                 at += total;
-            } else if total <= HELD && kind != b'd' {
+            } else if rest.len() < total.min(HELD) && kind != b'd' {
+                // What a large message is about must not depend on where its sender, or the network, has cut it.
                 return Ok(Verdict::Forward(at));
             } else {
                 if !self.message(kind, &rest[5..], false) {
@@ -155,7 +157,7 @@ impl Inspector {
                 self.statement(message::query(body).unwrap_or(body), whole);
             }
             b'P' => self.parse(body, whole),
-            b'B' => return self.bind(body),
+            b'B' => return self.bind(body, whole),
             b'D' => {
                 // Describe of a statement (`S`) with an empty name.
                 return !(body.first() == Some(&b'S') && body.get(1) == Some(&0) && self.lacks_unnamed());
@@ -185,10 +187,14 @@ impl Inspector {
         }
     }
 
-    fn bind(&mut self, body: &[u8]) -> bool {
-        let Ok((_, statement)) = message::bind(body) else { return true };
-        if !statement.is_empty() {
-            return true;
+    fn bind(&mut self, body: &[u8], whole: bool) -> bool {
+        match message::bind(body) {
+            Ok((_, [])) => {}
+            Ok(_) => return true,
+            // The server will not understand it either.
+            Err(_) if whole => return true,
+            // The names go on beyond what is here, and might be about the unnamed statement.
+            Err(_) => {}
         }
         if self.lacks_unnamed() {
             return false;
@@ -323,8 +329,9 @@ mod tests {
         assert_eq!(read(&mut Inspector::default(), &[small[..10].to_vec()]), (Verdict::Forward(0), String::new()));
         let large = query(&"x".repeat(HELD));
         let mut inspector = Inspector::default();
-        let (head, tail) = large.split_at(100);
-        assert_eq!(read(&mut inspector, &[head.to_vec()]), (Verdict::Forward(100), "Q".to_owned()));
+        assert_eq!(read(&mut inspector, &[large[..HELD - 1].to_vec()]), (Verdict::Forward(0), String::new()), "its names may be cut");
+        let (head, tail) = large.split_at(HELD);
+        assert_eq!(read(&mut inspector, &[head.to_vec()]), (Verdict::Forward(HELD), "Q".to_owned()));
         assert!(!inspector.at_edge() && inspector.is_dirty(), "what cannot be read whole may leave anything");
         assert_eq!(read(&mut inspector, &[tail.to_vec(), sync()]), (Verdict::Forward(tail.len() + 5), "S".to_owned()));
         assert!(inspector.at_edge());

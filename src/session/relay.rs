@@ -338,7 +338,8 @@ impl Relay<'_> {
     fn answered(&mut self, times: u64) -> Result<bool, Stop> {
         let now = now();
         let state = &self.lease.server().state;
-        let settled = state.owed.is_settled() && state.frames.at_edge() && self.client.held.is_empty() && self.inspector.at_edge();
+        // Half a message that is held back here does not count: the server knows nothing of it.
+        let settled = state.owed.is_settled() && state.frames.at_edge() && self.inspector.at_edge();
         let settled = settled && self.to_server.is_empty();
         let (status, owes) = (state.owed.status(), state.owed.owes());
         {

@@ -4,6 +4,7 @@
 //! - [`Proxy`]: the `pgweir` program with a configuration built by the test.
 //! - [`Wire`]: a client that sends any bytes at all and reads frames with a deadline.
 //! - [`Script`]: a server that does what PostgreSQL never does.
+//! - [`Golden`]: one conversation played to PostgreSQL directly and through the proxy, which must not differ.
 //! - [`Faulty`]: a network between two ends that cuts, delays, stalls and half-closes.
 //! - [`eventually`]: waits for a condition, never for a time.
 //!
@@ -21,6 +22,7 @@ mod certs;
 mod endpoint;
 mod faulty;
 pub mod frames;
+mod golden;
 mod http;
 mod keeper;
 mod postgres;
@@ -36,6 +38,7 @@ use std::time::Duration;
 pub use certs::{Ca, Pem};
 pub use endpoint::Endpoint;
 pub use faulty::{Faulty, Way};
+pub use golden::{Golden, Neighbour, ping};
 pub use postgres::{Postgres, PostgresOptions, Stop};
 pub use proxy::{Proxy, ProxyOptions};
 pub use received::{Frame, ServerError};

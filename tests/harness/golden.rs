@@ -1,0 +1,118 @@
+//! Golden conversations: one script is played to PostgreSQL directly and through the proxy, and the transcripts must be equal.
+//!
+//! Through the proxy a [`Neighbour`] asks for a server connection all the while, so that one which is let go too early is taken at once: the neighbour then
+//! finds itself in somebody's transaction, and the script finds its portals, its unnamed statement and its locks gone.
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Endpoint, Postgres, Proxy, Wire, frames};
+
+/// PostgreSQL, and two proxies in front of it: one that has a single server connection, one that has two.
+pub struct Golden {
+    /// The server.
+    pub pg: Postgres,
+    /// A proxy with one server connection.
+    pub narrow: Proxy,
+    /// A proxy with two server connections.
+    pub wide: Proxy,
+}
+
+impl Golden {
+    /// All three.
+    pub async fn start() -> Self {
+        Self::before(Postgres::start().await).await
+    }
+
+    /// Both proxies in front of a server that is there already.
+    pub async fn before(pg: Postgres) -> Self {
+        let one = Proxy::new(&pg).max_connections(1).set("process.workers", 1).start().await;
+        let two = Proxy::new(&pg).max_connections(2).set("process.workers", 1).start().await;
+        Self { pg, narrow: one, wide: two }
+    }
+
+    /// Plays `script` directly and through both proxies; fails where a proxy's transcript is another than PostgreSQL's.
+    pub async fn same(&self, script: impl AsyncFn(&mut Wire)) {
+        self.same_for(&[], script).await;
+    }
+
+    /// The same for clients with these startup parameters.
+    pub async fn same_for(&self, parameters: &[(&str, &str)], script: impl AsyncFn(&mut Wire)) {
+        let direct = play(&self.pg, parameters, &script).await;
+        for (name, proxy) in [("one server connection", &self.narrow), ("two server connections", &self.wide)] {
+            let neighbour = Neighbour::move_in(proxy).await;
+            let through = play(proxy, parameters, &script).await;
+            neighbour.move_out().await;
+            compare(name, &direct, &through);
+        }
+    }
+}
+
+async fn play(to: impl Into<Endpoint>, parameters: &[(&str, &str)], script: &impl AsyncFn(&mut Wire)) -> String {
+    let mut wire = Wire::connect(to).await;
+    wire.start(&[&[("user", "app"), ("database", "app")], parameters].concat()).await;
+    wire.authenticate("app", "secret").await.unwrap();
+    wire.clear_transcript();
+    script(&mut wire).await;
+    wire.transcript()
+}
+
+fn compare(name: &str, direct: &str, through: &str) {
+    let differs = direct.lines().zip(through.lines()).position(|(direct, through)| direct != through);
+    let line = differs.unwrap_or(direct.lines().count().min(through.lines().count()));
+    assert!(
+        direct == through,
+        "line {} differs\n---- directly\n{direct}\n---- through the proxy with {name}\n{through}",
+        line + 1
+    );
+}
+
+/// A client that asks one query after the other, and expects to find itself alone on a fresh server connection each time.
+pub struct Neighbour {
+    leave: watch::Sender<bool>,
+    living: JoinHandle<()>,
+}
+
+impl Neighbour {
+    /// Logs in and has its first answer.
+    pub async fn move_in(proxy: &Proxy) -> Self {
+        let mut wire = Wire::login(proxy, "app", "secret", "app").await.unwrap();
+        live(&mut wire).await;
+        let (leave, left) = watch::channel(false);
+        let living = tokio::spawn(async move {
+            while !*left.borrow() {
+                live(&mut wire).await;
+                // It is there to be in the way, not to keep the processor busy.
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        });
+        Self { leave, living }
+    }
+
+    /// Stops it; fails if it was ever disturbed.
+    pub async fn move_out(self) {
+        self.leave.send_replace(true);
+        if let Err(error) = self.living.await {
+            panic!("the neighbour was disturbed: {error}");
+        }
+    }
+}
+
+async fn live(wire: &mut Wire) {
+    wire.clear_transcript();
+    wire.send(&frames::query("SELECT 'the neighbour', now() = statement_timestamp()")).await;
+    wire.expect(b'T').await;
+    let row = wire.expect(b'D').await.values();
+    assert_eq!(row[0].as_deref(), Some(&b"the neighbour"[..]));
+    assert_eq!(row[1].as_deref(), Some(&b"t"[..]), "in somebody else's transaction");
+    wire.expect(b'C').await;
+    wire.expect_ready(b'I').await;
+}
+
+/// Returns when a proxy with one worker has dealt with all that was sent to it before, by whomever: `wire`, an idle client, has two Syncs answered in turn.
+pub async fn ping(wire: &mut Wire) {
+    for _ in 0..2 {
+        wire.send(&frames::sync()).await;
+        wire.expect_ready(b'I').await;
+    }
+}
