@@ -14,6 +14,41 @@ pub const BOUNDS_MICROS: [u64; 19] = [
 /// How many buckets a histogram has.
 pub const BUCKETS: usize = BOUNDS_MICROS.len() + 1;
 
+/// The same bounds in nanoseconds, and two that nothing exceeds, so that a look at the next two is always within.
+const BOUNDS_NANOS: [u64; BUCKETS + 1] = {
+    let mut nanos = [u64::MAX; BUCKETS + 1];
+    let mut at = 0;
+    while at < BOUNDS_MICROS.len() {
+        nanos[at] = BOUNDS_MICROS[at] * 1_000;
+        at += 1;
+    }
+    nanos
+};
+
+/// By a number's leading zero bits: how many bounds lie below all such numbers.
+const BELOW: [usize; 65] = {
+    let mut below = [0; 65];
+    let mut bits = 0;
+    while bits < 64 {
+        let least = 1_u64 << (63 - bits);
+        while BOUNDS_NANOS[below[bits]] < least {
+            below[bits] += 1;
+        }
+        bits += 1;
+    }
+    below
+};
+
+/// The bucket for this many nanoseconds: the first whose bound is not below.
+///
+/// A lookup and two comparisons, no branch: a search mispredicts, and this is done for every query. Two are enough, since no doubling passes more than two
+/// bounds (a test goes over all of them).
+#[inline]
+pub(super) fn bucket(nanos: u64) -> usize {
+    let below = BELOW[nanos.leading_zeros() as usize];
+    below + usize::from(BOUNDS_NANOS[below] < nanos) + usize::from(BOUNDS_NANOS[below + 1] < nanos)
+}
+
 /// The same bounds, in seconds.
 pub fn bounds_seconds() -> impl Iterator<Item = f64> {
     BOUNDS_MICROS.into_iter().map(|micros| Duration::from_micros(micros).as_secs_f64())

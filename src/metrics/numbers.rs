@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Durations;
-use super::durations::{BOUNDS_MICROS, BUCKETS};
+use super::durations::{BUCKETS, bucket};
 
 /// A count that one thread adds to and any may read.
 #[derive(Debug, Default)]
@@ -52,28 +52,23 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// A bucket holds its upper bound, to the nanosecond.
-    fn bucket(nanos: u64) -> usize {
-        BOUNDS_MICROS.partition_point(|bound| *bound * 1_000 < nanos)
-    }
-
     fn nanos(took: Duration) -> u64 {
-        u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
+        took.as_secs().saturating_mul(1_000_000_000).saturating_add(took.subsec_nanos().into())
     }
 
     /// Notes one; by the owning thread only.
     #[inline]
     pub fn observe(&self, took: Duration) {
         let nanos = Self::nanos(took);
-        let bucket = &self.buckets[Self::bucket(nanos)];
-        bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
+        let count = &self.buckets[bucket(nanos)];
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         self.sum_nanos.store(self.sum_nanos.load(Relaxed).wrapping_add(nanos), Relaxed);
     }
 
     /// Notes one; by any thread.
     pub fn observe_shared(&self, took: Duration) {
         let nanos = Self::nanos(took);
-        self.buckets[Self::bucket(nanos)].fetch_add(1, Relaxed);
+        self.buckets[bucket(nanos)].fetch_add(1, Relaxed);
         self.sum_nanos.fetch_add(nanos, Relaxed);
     }
 

@@ -1,6 +1,7 @@
 //! Shards are added up; histograms hold what fell into them.
 
 use super::*;
+use crate::metrics::durations::bucket;
 
 #[test]
 fn the_shards_of_all_workers_are_added_up() {
@@ -86,6 +87,18 @@ fn the_shortest_and_the_longest_have_a_bucket() {
     let counts = histogram.durations().counts;
     assert_eq!((counts[0], counts[BUCKETS - 1]), (1, 1));
     assert_eq!(histogram.durations().count(), 2);
+}
+
+#[test]
+fn a_bucket_is_found_as_by_searching() {
+    let searched = |nanos| BOUNDS_MICROS.partition_point(|bound| *bound * 1_000 < nanos);
+    let powers = (0..64).map(|power| 1_u64 << power);
+    let bounds = BOUNDS_MICROS.into_iter().map(|micros| micros * 1_000);
+    for around in powers.chain(bounds).chain([u64::MAX - 1]) {
+        for nanos in [around - 1, around, around + 1] {
+            assert_eq!(bucket(nanos), searched(nanos), "{nanos} ns");
+        }
+    }
 }
 
 #[test]
