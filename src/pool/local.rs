@@ -107,8 +107,8 @@ impl Local {
             let taken = pool.upstream.ledger.lock().take(now, pool.id, tenant, self.worker);
             let Some(id) = taken else { return self.queue(pool, tenant, now).map(Attempt::Wait) };
             let Some(mut kept) = self.unshelve(pool.upstream.index, id) else { continue };
-            let readable = kept.server.io.poll_readable_hint();
-            if readable && !with_scratch(|scratch| kept.server.look_after(scratch)) {
+            // Not into the worker's read buffer: the caller's request may still be there.
+            if kept.server.io.poll_readable_hint() && !kept.server.look_after(&mut vec![0; ASIDE]) {
                 drop(Lease::new(kept, id, Rc::clone(self)));
                 continue;
             }
@@ -417,6 +417,8 @@ pub fn with_scratch<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
 
 /// The length of a worker's read buffer, in bytes.
 pub const SCRATCH_LENGTH: usize = 32 << 10;
+/// Read at a time of what an idle connection was sent, in bytes; seldom more than a line.
+const ASIDE: usize = 1 << 10;
 
 /// A place in the queue: a future of a lease. Dropping it leaves the queue, and gives back a lease that had come already.
 #[derive(Debug)]
