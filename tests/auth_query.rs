@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
 
-mod harness;
 #[path = "auth_query/asking.rs"]
 mod asking;
+mod harness;
 
 use std::time::Duration;
 
@@ -141,7 +141,9 @@ async fn the_connections_that_ask_never_exceed_their_allowance() {
         let mut logins = JoinSet::new();
         for user in 0..100 {
             let address = proxy.address();
-            logins.spawn(async move { Wire::login(address, &format!("nobody_{user}"), "guessed", "app").await.err().map(|error| error.code().to_owned()) });
+            logins.spawn(async move {
+                Wire::login(address, &format!("nobody_{user}"), "guessed", "app").await.err().map(|error| error.code().to_owned())
+            });
         }
         while let Some(login) = logins.join_next().await {
             assert_eq!(login.unwrap().as_deref(), Some("28P01"));

@@ -1,5 +1,7 @@
 //! The asking itself, without a proxy around it: what rows mean, and what becomes of connections that fail.
 
+#![allow(clippy::large_futures, reason = "a test has but a few of them")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

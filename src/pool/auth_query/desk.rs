@@ -39,9 +39,10 @@ pub(super) struct Desk {
 impl Desk {
     /// A desk without a connection yet.
     pub(super) fn open(upstream: &Arc<Upstream>, question: AuthQuery, control_connections: u32) -> Self {
-        let secret = question.password.as_ref().map_or(ServerSecret::None, |password| {
-            ServerSecret::Password(Arc::new(Zeroizing::new(password.reveal().to_owned())))
-        });
+        let secret = question
+            .password
+            .as_ref()
+            .map_or(ServerSecret::None, |password| ServerSecret::Password(Arc::new(Zeroizing::new(password.reveal().to_owned()))));
         let login = Login { user: question.user.clone().into(), dbname: question.dbname.clone().into(), replication: None, secret };
         let opener = Opener { upstream: Arc::clone(upstream), login, limit: LIMIT };
         // A connection is as good as its last answer; one round trip more would not make it better.
