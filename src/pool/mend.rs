@@ -38,6 +38,11 @@ async fn put_in_order(server: &mut Server) -> Result<(), Broken> {
         say::copy_fail(&mut out, "the client has gone");
         owed.sent(b'f');
     }
+    if owed.has_open_batch() && !owed.is_skipping() {
+        // A Sync alone would commit what its client has not asked to be committed.
+        say::spoil(&mut out);
+        owed.sent(b'D');
+    }
     if owed.has_open_batch() || owed.is_skipping() {
         say::sync(&mut out);
         owed.sent(b'S');

@@ -126,6 +126,11 @@ pub fn copy_fail(out: &mut BytesMut, reason: &str) {
     put_strings(out, b'f', &[reason.as_bytes()]);
 }
 
+/// A message that fails, so that the Sync behind it undoes its batch and commits nothing: Describe of a portal that there is not.
+pub fn spoil(out: &mut BytesMut) {
+    put_strings(out, b'D', &[b"Pnone: its client has left before the end of the batch"]);
+}
+
 /// A Sync.
 pub fn sync(out: &mut BytesMut) {
     put_strings(out, b'S', &[]);
