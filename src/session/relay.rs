@@ -105,6 +105,7 @@ struct Relay<'a> {
 /// Not cancel safe: a dropped future discards the server connection.
 pub async fn relay(client: &mut Client, lease: Lease, first: First, began: Instant) -> End {
     client.watch.enter(Phase::Running, began);
+    client.watch.set(|timing| timing.transaction_since = Some(began));
     let mut relay = Relay {
         client,
         lease,
@@ -208,6 +209,8 @@ impl Relay<'_> {
         let now = now();
         if !was_working {
             self.request_began = now;
+            // A single statement is a transaction, too.
+            self.client.watch.set(|timing| timing.transaction_since = timing.transaction_since.or(Some(now)));
         }
         self.client.watch.enter(if self.lease.server().state.owed.owes() { Phase::Running } else { Phase::Open }, now);
         Ok(())
@@ -376,7 +379,7 @@ impl Relay<'_> {
         watch.enter(phase, now);
         watch.set(|timing| {
             timing.transaction_since = match status {
-                Status::Idle => None,
+                Status::Idle => owes.then_some(now),
                 Status::InTransaction | Status::Failed => timing.transaction_since.or(Some(now)),
             };
         });
