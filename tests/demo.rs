@@ -127,7 +127,12 @@ fn it_serves_until_it_is_told_to_stop() {
 #[test]
 fn a_signal_in_any_phase_leaves_nothing_behind() {
     // While initdb runs, and while the invocations are under way.
-    for (note, signal, code) in [("temporary folder", Signal::INT, 130), ("invocations, direct", Signal::TERM, 143)] {
+    let phases = [
+        ("temporary folder", Signal::INT, 130),
+        ("invocations, direct", Signal::TERM, 143),
+        ("invocations, through pgweir", Signal::INT, 130),
+    ];
+    for (note, signal, code) in phases {
         let mut demo = Demo::start(&["--once"]);
         demo.wait_for_note(note);
         demo.signal(signal);

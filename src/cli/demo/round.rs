@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, interval};
 use tokio_postgres::error::SqlState;
 
@@ -71,14 +71,27 @@ impl Round {
     ) -> anyhow::Result<Self> {
         let clients: Vec<_> = tenants.iter().map(|tenant| tenant.client_config(address)).collect();
         let start = Instant::now() + HEAD_START;
+        // Tasks of the runtime would be cut only when it next has a turn, and the drops that stop the servers leave it none:
+        // the proxy would wait for clients who cannot go.
+        let here = LocalSet::new();
         let mut under_way = JoinSet::new();
         for ((number, offset), client) in (0..).zip(surge.arrivals()).zip(clients.iter().cycle()) {
-            under_way.spawn(invoke(client.clone(), road.label(), number, start + offset, surge.clone()));
+            under_way.spawn_local_on(invoke(client.clone(), road.label(), number, start + offset, surge.clone()), &here);
         }
 
-        let mut round = Self::new(road);
         let most = AtomicU32::new(0);
-        let mut sampling = Box::pin(connections.sample(&most));
+        let mut round = tokio::select! {
+            counted = here.run_until(Self::collect(road, surge, under_way)) => counted,
+            failed = connections.sample(&most) => return Err(failed.unwrap_err()),
+        };
+        round.latencies.sort_unstable();
+        round.most_server_connections = most.load(Ordering::Relaxed);
+        Ok(round)
+    }
+
+    /// Counts every invocation as it comes out. Cancelling it cuts those that are still under way.
+    async fn collect(road: Road, surge: &Surge, mut under_way: JoinSet<Outcome>) -> Self {
+        let mut round = Self::new(road);
         let mut progress = Progress::new(road.label(), surge.invocations);
         let mut redraw = interval(progress::REDRAW_EVERY);
         loop {
@@ -88,15 +101,11 @@ impl Round {
                         progress.advance();
                         round.count(outcome.unwrap_or_else(|panic| Outcome::Lost(panic.to_string())));
                     }
-                    None => break,
+                    None => return round,
                 },
-                failed = &mut sampling => return Err(failed.unwrap_err()),
                 _ = redraw.tick() => progress.draw(),
             }
         }
-        round.latencies.sort_unstable();
-        round.most_server_connections = most.load(Ordering::Relaxed);
-        Ok(round)
     }
 
     fn new(road: Road) -> Self {
