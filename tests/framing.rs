@@ -30,7 +30,8 @@ fn head(kind: u8, length: u32) -> Vec<u8> {
 async fn b1_a_length_that_cannot_be_is_refused_before_its_bytes_are_awaited() {
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).start().await;
-    let mut impossible: Vec<Vec<u8>> = [b'Q', b'P', b'B', b'D', b'S', b'd', b'X'].into_iter().flat_map(|kind| [head(kind, 0), head(kind, 3)]).collect();
+    let mut impossible: Vec<Vec<u8>> =
+        [b'Q', b'P', b'B', b'D', b'S', b'd', b'X'].into_iter().flat_map(|kind| [head(kind, 0), head(kind, 3)]).collect();
     impossible.extend([b'Q', b'P', b'B', b'F', b'd'].into_iter().flat_map(|kind| [head(kind, 0x4000_0000), head(kind, u32::MAX)]));
     impossible.extend([b'C', b'D', b'E', b'H', b'S', b'X', b'c', b'f'].map(|kind| head(kind, 10_001)));
     let before = proxy.resident_bytes();
@@ -190,7 +191,8 @@ async fn b3_statements_and_names_that_fill_the_buffer_to_the_byte_pass_like_any(
         let filler = "x".repeat(length - parse("", "SELECT ''", &[]).len());
         parse("", &format!("SELECT '{filler}'"), &[])
     };
-    let lengths = [HELD / 2 - 1, HELD / 2, HELD / 2 + 1, HELD - 1, HELD, HELD + 1, HELD + 5, HELD + 6, 2 * HELD - 1, 2 * HELD, 2 * HELD + 1];
+    let lengths =
+        [HELD / 2 - 1, HELD / 2, HELD / 2 + 1, HELD - 1, HELD, HELD + 1, HELD + 5, HELD + 6, 2 * HELD - 1, 2 * HELD, 2 * HELD + 1];
     golden
         .same(async |wire| {
             for length in lengths {
@@ -202,7 +204,8 @@ async fn b3_statements_and_names_that_fill_the_buffer_to_the_byte_pass_like_any(
             let half = exactly(HELD / 2);
             wire.send(&[half.repeat(5), bind("", "", &[]), execute("", 0), sync()].concat()).await;
             wire.until_ready().await;
-            let uneven: Vec<u8> = (0..9).flat_map(|number| [exactly(HELD / 3 + number), bind("", "", &[]), execute("", 0), sync()].concat()).collect();
+            let uneven: Vec<u8> =
+                (0..9).flat_map(|number| [exactly(HELD / 3 + number), bind("", "", &[]), execute("", 0), sync()].concat()).collect();
             wire.send_while_reading(&uneven).await;
             for _ in 0..9 {
                 wire.until_ready().await;

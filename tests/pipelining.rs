@@ -62,7 +62,8 @@ async fn c2_an_error_of_a_query_discards_nothing_and_one_of_a_batch_discards_que
             for _ in 0..4 {
                 wire.until_ready().await;
             }
-            wire.send(&[run("SELECT 1/0"), query("SELECT 'discarded'"), function_call(0, &[]), sync(), query("SELECT 'runs'")].concat()).await;
+            wire.send(&[run("SELECT 1/0"), query("SELECT 'discarded'"), function_call(0, &[]), sync(), query("SELECT 'runs'")].concat())
+                .await;
             for _ in 0..2 {
                 wire.until_ready().await;
             }

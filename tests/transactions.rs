@@ -249,11 +249,13 @@ async fn e4_a_transaction_left_idle_is_ended_and_one_that_works_is_not() {
     // Idle outside a transaction is nobody's business.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(next.value("SELECT 1").await, "1");
-    assert!((proxy.metric(r#"pgweir_refused_total{tenant="default",fault="idle_transaction"}"#).await
-        + proxy.metric(r#"pgweir_refused_total{tenant="default",fault="idle_in_transaction"}"#).await
-        - 1.0)
-        .abs()
-        < 0.1);
+    assert!(
+        (proxy.metric(r#"pgweir_refused_total{tenant="default",fault="idle_transaction"}"#).await
+            + proxy.metric(r#"pgweir_refused_total{tenant="default",fault="idle_in_transaction"}"#).await
+            - 1.0)
+            .abs()
+            < 0.1
+    );
 }
 
 #[tokio::test]

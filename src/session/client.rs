@@ -92,7 +92,7 @@ impl Client {
     /// Serves the client until it leaves.
     ///
     /// Cancel safe: a dropped future closes the client's connection; a server connection that it held is discarded.
-    pub async fn live(mut self) {
+    pub async fn live(&mut self) {
         poll_fn(|cx| {
             self.watch.set_waker(cx.waker());
             Poll::Ready(())
@@ -110,10 +110,10 @@ impl Client {
                 }
                 continue;
             };
-            let end = relay::relay(&mut self, lease, first, began).await;
+            let end = relay::relay(self, lease, first, began).await;
             self.watch.enter(Phase::Idle, end.at());
             self.worker.rest(&self.watch);
-            if !self.after(end).await {
+            if !matches!(end, End::Settled { .. }) && !Box::pin(self.after(end)).await {
                 return;
             }
         }
@@ -133,11 +133,12 @@ impl Client {
     /// Waits for the first whole message that needs a server, answering what does not.
     async fn idle(&mut self) -> Wish {
         loop {
-            if !self.unsent.is_empty() && !self.flush().await {
+            // What is rare is on the heap while it lasts: an idle client's own future stays small.
+            if !self.unsent.is_empty() && !Box::pin(self.flush()).await {
                 return Wish::Leave;
             }
             if !self.held.is_empty() {
-                match self.digest().await {
+                match Box::pin(self.digest()).await {
                     Front::ForServer => return Wish::Held,
                     Front::Leave => return Wish::Leave,
                     Front::Unknown => {}
@@ -145,7 +146,7 @@ impl Client {
             }
             let read = poll_fn(|cx| {
                 if let Some(fault) = self.idle_signal() {
-                    return Poll::Ready(Err(fault));
+                    return Poll::Ready(Err(Box::new(fault)));
                 }
                 with_scratch(|scratch| self.io.poll_read(cx, scratch)).map(|read| Ok(read.unwrap_or(0)))
             });
@@ -158,7 +159,7 @@ impl Client {
                     with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
                 }
                 Err(fault) => {
-                    self.say_fault(&fault, true).await;
+                    Box::pin(self.say_fault(&fault, true)).await;
                     return Wish::Leave;
                 }
             }

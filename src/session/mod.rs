@@ -38,13 +38,14 @@ pub use worker::{Mail, Mailbox, Worker};
 /// Cancel safe: a dropped future closes the connection.
 pub async fn serve(io: Io, peer: Peer, worker: Rc<Worker>) {
     // On the heap, for as long as it takes: what an idle client keeps must stay small.
-    if let Some(client) = Box::pin(enter(io, peer, &worker)).await {
+    if let Some(mut client) = Box::pin(enter(io, peer, worker)).await {
         client.live().await;
     }
 }
 
 /// The cold beginning, within the time that a login may take.
-async fn enter(io: Io, peer: Peer, worker: &Rc<Worker>) -> Option<Client> {
+async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
+    let worker = &worker;
     let began = now();
     let limit = worker.house.config.load().clients.login_timeout.unwrap_or(NO_LIMIT);
     let until = began + limit;

@@ -48,7 +48,7 @@ pub enum End {
     /// The session must end, and the client must hear this.
     Fault {
         /// What.
-        fault: Fault,
+        fault: Box<Fault>,
         /// When.
         at: Instant,
     },
@@ -79,7 +79,14 @@ enum Stop {
     Stalled,
     ServerLost,
     Malformed(Malformed),
-    Fault(Fault),
+    Fault(Box<Fault>),
+}
+
+impl Stop {
+    /// Faults are large and rare: they must not make every lease larger.
+    fn fault(fault: Fault) -> Self {
+        Self::Fault(Box::new(fault))
+    }
 }
 
 /// The most turns before other clients of the worker get theirs.
@@ -94,8 +101,11 @@ struct Relay<'a> {
     taken: usize,
     /// The same for the client, whose bytes are in `client.unsent`.
     given: usize,
+    began: Instant,
     request_began: Instant,
     pinned: Option<Pin>,
+    /// The server connection has taken some bytes of this client's.
+    server_has_bytes: bool,
     /// The server has said that it ends the session.
     server_ends: bool,
 }
@@ -104,47 +114,54 @@ struct Relay<'a> {
 ///
 /// Not cancel safe: a dropped future discards the server connection.
 pub async fn relay(client: &mut Client, lease: Lease, first: First, began: Instant) -> End {
-    client.watch.enter(Phase::Running, began);
-    client.watch.set(|timing| timing.transaction_since = Some(began));
-    let mut relay = Relay {
-        client,
-        lease,
-        inspector: Inspector::default(),
-        to_server: Vec::new(),
-        taken: 0,
-        given: 0,
-        request_began: began,
-        pinned: None,
-        server_ends: false,
+    let mut relay = match Relay::begin(client, lease, first, began) {
+        Ok(relay) => relay,
+        Err(end) => return end,
     };
-    let begun = match first {
-        First::Scratch(count) => with_scratch(|scratch| relay.begin(&scratch[..count])),
-        First::Held => {
-            let held = std::mem::take(&mut relay.client.held);
-            relay.begin(&held)
-        }
-    };
-    match begun {
-        Ok(true) => {}
-        Ok(false) => return End::Unsent { at: now() },
-        Err(stop) => return relay.end(stop, began),
-    }
     let stop = poll_fn(|cx| relay.poll(cx)).await;
-    relay.end(stop, began)
+    relay.end(stop)
 }
 
-impl Relay<'_> {
-    /// Sends a lease's first bytes; false where the server connection turns out to be broken before it has taken any of them.
+impl<'a> Relay<'a> {
+    /// Sends a lease's first bytes on. A server connection that turns out to be broken before it has taken any of them is not the client's business.
     #[inline]
-    fn begin(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
-        match self.forward(bytes) {
-            Err(Stop::ServerLost) => {
-                self.client.held = bytes.to_vec();
-                Ok(false)
+    fn begin(client: &'a mut Client, lease: Lease, first: First, began: Instant) -> Result<Self, End> {
+        client.watch.enter(Phase::Running, began);
+        client.watch.set(|timing| timing.transaction_since = Some(began));
+        let mut relay = Self {
+            client,
+            lease,
+            inspector: Inspector::default(),
+            to_server: Vec::new(),
+            taken: 0,
+            given: 0,
+            began,
+            request_began: began,
+            pinned: None,
+            server_has_bytes: false,
+            server_ends: false,
+        };
+        let begun = match first {
+            First::Scratch(count) => with_scratch(|scratch| relay.send_first(&scratch[..count])),
+            First::Held => {
+                let held = std::mem::take(&mut relay.client.held);
+                relay.send_first(&held)
             }
-            Err(stop) => Err(stop),
-            Ok(()) => Ok(true),
+        };
+        match begun {
+            Ok(()) => Ok(relay),
+            Err(Stop::ServerLost) if !relay.server_has_bytes => Err(End::Unsent { at: now() }),
+            Err(stop) => Err(relay.end(stop)),
         }
+    }
+
+    #[inline]
+    fn send_first(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let sent = self.forward(bytes);
+        if matches!(sent, Err(Stop::ServerLost)) && !self.server_has_bytes {
+            self.client.held = bytes.to_vec();
+        }
+        sent
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
@@ -245,7 +262,7 @@ impl Relay<'_> {
         let Some(&[kind, a, b, c, d]) = bytes[count..].first_chunk::<5>() else { return Ok(()) };
         let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
         if bytes.len() < count + total {
-            return Err(Stop::Fault(Fault::Unsupported("a large Bind of an unnamed statement of an earlier transaction")));
+            return Err(Stop::fault(Fault::Unsupported("a large Bind of an unnamed statement of an earlier transaction")));
         }
         let body = if kind == b'B' { [b"\0".as_slice(), NOBODYS, &[0; 6]].concat() } else { [b"S".as_slice(), NOBODYS].concat() };
         let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
@@ -265,6 +282,7 @@ impl Relay<'_> {
             return Ok(());
         }
         let taken = self.lease.server_mut().io.try_send(bytes).map_err(|_| Stop::ServerLost)?;
+        self.server_has_bytes = true;
         if taken < bytes.len() {
             self.to_server.extend_from_slice(&bytes[taken..]);
         }
@@ -355,7 +373,7 @@ impl Relay<'_> {
         }
         self.request_began = now;
         if self.client.watch.pool.mode == PoolMode::Statement && status != Status::Idle {
-            return Err(Stop::Fault(Fault::StatementMode));
+            return Err(Stop::fault(Fault::StatementMode));
         }
         if self.inspector.pin() != self.pinned {
             self.note_pin();
@@ -407,7 +425,7 @@ impl Relay<'_> {
     #[inline]
     fn heed_signals(&mut self) -> Option<Stop> {
         if self.client.watch.is_draining() && self.client.watch.timing().phase == Phase::Pinned {
-            return Some(Stop::Fault(Fault::Shutdown));
+            return Some(Stop::fault(Fault::Shutdown));
         }
         let signal = self.client.watch.take_signal()?;
         self.heed(signal)
@@ -416,10 +434,10 @@ impl Relay<'_> {
     #[cold]
     fn heed(&mut self, signal: Signal) -> Option<Stop> {
         match signal {
-            Signal::Kill => return Some(Stop::Fault(Fault::Shutdown)),
+            Signal::Kill => return Some(Stop::fault(Fault::Shutdown)),
             Signal::Cut => return Some(Stop::Stalled),
-            Signal::EndTransaction(limit) => return Some(Stop::Fault(Fault::IdleInTransaction { limit })),
-            Signal::EndIdle(limit) => return Some(Stop::Fault(Fault::IdleClient { limit })),
+            Signal::EndTransaction(limit) => return Some(Stop::fault(Fault::IdleInTransaction { limit })),
+            Signal::EndIdle(limit) => return Some(Stop::fault(Fault::IdleClient { limit })),
             Signal::Cancel => {
                 let waiting = self.client.watch.take_cancels();
                 if self.lease.server().state.owed.owes() {
@@ -461,7 +479,7 @@ impl Relay<'_> {
 
     /// Ends the lease: the server connection goes back, or is put in order, or is discarded.
     #[inline]
-    fn end(mut self, stop: Stop, began: Instant) -> End {
+    fn end(mut self, stop: Stop) -> End {
         let at = now();
         self.unwatch_peer();
         self.client.unsent.drain(..self.given.min(self.client.unsent.len()));
@@ -475,7 +493,7 @@ impl Relay<'_> {
             self.note_pin();
             self.lease.server_mut().state.dirty = true;
         }
-        self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(began));
+        self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(self.began));
         if matches!(stop, Stop::Settled) {
             if self.inspector.is_dirty() {
                 self.lease.server_mut().state.dirty = true;
@@ -500,8 +518,8 @@ impl Relay<'_> {
             Stop::Settled | Stop::Terminated | Stop::Vanished | Stop::Stalled => End::Gone { at },
             // What the server said of its end has been passed on (G3).
             Stop::ServerLost if self.server_ends => return End::Gone { at },
-            Stop::ServerLost => return End::Fault { fault: Fault::ServerLost, at },
-            Stop::Malformed(malformed) => End::Fault { fault: Fault::Malformed(malformed), at },
+            Stop::ServerLost => return End::Fault { fault: Box::new(Fault::ServerLost), at },
+            Stop::Malformed(malformed) => End::Fault { fault: Box::new(Fault::Malformed(malformed)), at },
             Stop::Fault(fault) => End::Fault { fault, at },
         };
         if cut_short {

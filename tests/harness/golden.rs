@@ -60,11 +60,7 @@ async fn play(to: impl Into<Endpoint>, parameters: &[(&str, &str)], script: &imp
 fn compare(name: &str, direct: &str, through: &str) {
     let differs = direct.lines().zip(through.lines()).position(|(direct, through)| direct != through);
     let line = differs.unwrap_or(direct.lines().count().min(through.lines().count()));
-    assert!(
-        direct == through,
-        "line {} differs\n---- directly\n{direct}\n---- through the proxy with {name}\n{through}",
-        line + 1
-    );
+    assert!(direct == through, "line {} differs\n---- directly\n{direct}\n---- through the proxy with {name}\n{through}", line + 1);
 }
 
 /// A client that asks one query after the other, and expects to find itself alone on a fresh server connection each time.
