@@ -314,12 +314,16 @@ async fn a9_a_startup_that_the_server_would_refuse_is_refused_alike() {
         }
         assert_eq!(errors[0], errors[1], "{parameters:?}: directly, and through the proxy");
     }
+    for to in [Endpoint::from(&pg), Endpoint::from(&proxy)] {
+        let mut wire = Wire::connect(to).await;
+        wire.start(&[APP[0], APP[1], ("options", "-c")]).await;
+        assert_eq!(wire.authenticate("app", "secret").await.err().expect("a refusal").code(), "42601");
+    }
     let mut unharmed = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
     assert_eq!(unharmed.value("SHOW work_mem").await, "4MB");
 
     for to in [Endpoint::from(&pg), Endpoint::from(&proxy)] {
         refused(to.clone(), &frames::startup(frames::V3_0, &[("database", "app")]), "28000").await;
-        refused(to.clone(), &frames::startup(frames::V3_0, &[APP[0], ("options", "-z")]), "42601").await;
         let whole = frames::startup(frames::V3_0, &APP);
         let mut headless = whole[..whole.len() - 1].to_vec();
         let length = u32::try_from(headless.len()).unwrap();

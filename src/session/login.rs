@@ -14,13 +14,14 @@ use super::secrets::{secret_of, server_secret_of};
 use super::watch::{Tenant, Watch};
 use super::worker::Worker;
 use crate::auth::{Secret, random};
-use crate::config::{AuthMethod, Config, Database};
+use crate::config::{AuthMethod, Config, Database, PoolMode};
 use crate::fault::{Fault, Whose};
 use crate::metrics::LoginOutcome;
 use crate::net::{Io, Peer, now};
 use crate::pool::ledger::Keep;
 use crate::pool::{Attempt, Pool, PoolKey, Profile, auth_query};
 use crate::upstream::{Login, ServerSecret, Settings};
+use crate::wire::startup::Replication;
 use crate::wire::{Status, say};
 
 /// A client that is logged in.
@@ -201,7 +202,11 @@ impl Arrival<'_> {
         if matches!(configured, ServerSecret::None) {
             remember_keys(&pool, proven);
         }
-        let settings = Settings::new(std::mem::take(&mut hello.startup.settings));
+        let settings = match hello.startup.replication {
+            // A server's sender of physical replication runs no SQL: there is no way to set them once it is logged in to.
+            Some(Replication::Physical) => Settings::default(),
+            Some(Replication::Logical) | None => Settings::new(std::mem::take(&mut hello.startup.settings)),
+        };
         let profile = profile(worker, &pool, tenant, settings).await?;
 
         let nonce = u32::from_be_bytes(random().map_err(|_| Fault::Internal)?);
@@ -238,7 +243,9 @@ impl Arrival<'_> {
             secret: user.map_or(ServerSecret::None, server_secret_of),
         };
         let keep = Keep { once: replication.is_some(), ..keep(config.upstreams.get(name)?) };
-        Some(upstream.pool(&key, database.pool_mode, keep, login))
+        // Slots and streams belong to the session (A13).
+        let mode = if replication.is_some() { PoolMode::Session } else { database.pool_mode };
+        Some(upstream.pool(&key, mode, keep, login))
     }
 }
 
