@@ -213,9 +213,9 @@ impl Upstream {
             let hopeless = !full && !ledger.has_live(pool.id);
             (if hopeless { ledger.dismiss(pool.id) } else { Vec::new() }, ledger.pause_left(now))
         };
-        if !full {
-            *pool.failure.lock() = Some(Failure { until: now + pause, why: Arc::clone(&why) });
-        }
+        // Nobody is turned away at once by a server that is full; who has waited in vain hears what it said.
+        let until = if full { now } else { now + pause };
+        *pool.failure.lock() = Some(Failure { until, why: Arc::clone(&why) });
         let workers = u16::try_from(self.mail.len()).unwrap_or(u16::MAX);
         for worker in 0..workers {
             let slots: Vec<u32> = dismissed.iter().filter(|waiter| waiter.worker == worker).map(|waiter| waiter.slot).collect();
@@ -248,6 +248,12 @@ impl Pool {
     pub fn failing(&self, now: Instant) -> Option<Arc<Broken>> {
         let failure = self.failure.lock();
         failure.as_ref().filter(|failure| now < failure.until).map(|failure| Arc::clone(&failure.why))
+    }
+
+    /// What to tell a client that has waited in vain: why the last opening has failed, where the pool has not a single connection.
+    pub fn never_opened(&self) -> Option<Arc<Broken>> {
+        let why = Arc::clone(&self.failure.lock().as_ref()?.why);
+        (!self.upstream.ledger.lock().has_live(self.id)).then_some(why)
     }
 
     /// An opening has succeeded.

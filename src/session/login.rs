@@ -286,7 +286,10 @@ async fn profile(worker: &Rc<Worker>, pool: &Arc<Pool>, tenant: &Rc<Tenant>, set
         Attempt::Wait(wait) => {
             let limit = tenant.limits.queue.unwrap_or(std::time::Duration::MAX / 4);
             let waited = worker.clock.within(limit, wait).await;
-            let lease = waited.ok_or_else(|| Fault::QueueTimeout { whose: whose(), waited: limit })?;
+            let lease = waited.ok_or_else(|| match pool.never_opened() {
+                Some(why) => Fault::broken(&why, whose),
+                None => Fault::QueueTimeout { whose: whose(), waited: limit },
+            })?;
             lease.map_err(|why| Fault::unavailable(&why, whose))?
         }
     };
