@@ -1,6 +1,6 @@
 //! Who a client is and how it proves that, and how the proxy proves it to the server. Checklist A10, A11, J5.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod harness;
 #[path = "auth/unknown.rs"]
@@ -182,7 +182,8 @@ async fn a_client_certificate_is_mapped_to_its_user() {
     let mut wire = log_in("app", Some("lambda")).await.unwrap();
     assert_eq!(wire.value("SELECT current_user").await, "app");
     assert!(!wire.transcript().contains("Password"), "{}", wire.transcript());
-    for (user, name) in [("app", Some("other")), ("app", Some("app")), ("app", None), ("other", Some("lambda")), ("nobody", Some("lambda"))] {
+    for (user, name) in [("app", Some("other")), ("app", Some("app")), ("app", None), ("other", Some("lambda")), ("nobody", Some("lambda"))]
+    {
         let error = log_in(user, name).await.err().expect("a refusal");
         assert_eq!((error.severity(), error.code()), ("FATAL", "28000"), "{user} with {name:?}: {error}");
         assert_eq!(error.message(), format!("certificate authentication failed for user \"{user}\""));
@@ -240,6 +241,8 @@ async fn a_servers_own_refusal_reaches_the_client_and_the_log_as_it_is() {
         .database("gone", "gone")
         .user("narrow", "secret")
         .user("outcast", "secret")
+        // A server that is full is waited for: room may come.
+        .set("defaults.queue_timeout", "500ms")
         .raw_toml("[users.stale]\npassword = \"secret\"\nserver_user = \"app\"\nserver_password = \"old\"")
         .start()
         .await;
@@ -264,7 +267,7 @@ async fn a_servers_own_refusal_reaches_the_client_and_the_log_as_it_is() {
 async fn a_server_that_asks_for_what_the_proxy_does_not_speak_is_told_of_in_the_log() {
     let gssapi = frames::message(b'R', &7_u32.to_be_bytes());
     let unknown_sasl = frames::message(b'R', b"\0\0\0\x0aSCRAM-SHA-1024\0\0");
-    for (request, told) in [(gssapi, "authentication method 7"), (unknown_sasl, "SCRAM-SHA-1024")] {
+    for (request, told) in [(gssapi, "authentication method 7"), (unknown_sasl, "none of the SASL mechanisms that the server offers")] {
         let script = Script::start(move |mut peer| {
             let request = request.clone();
             async move {

@@ -1,6 +1,6 @@
 //! Replication sessions: a server connection of their own for as long as they last. Checklist A13.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
+#![expect(clippy::panic, reason = "a test's helpers fail the test")]
 
 mod harness;
 
@@ -51,7 +51,7 @@ async fn a13_a_replication_client_has_a_server_connection_to_itself_which_nobody
 
     // Both count: there is no third connection for an ordinary client.
     let error = match Wire::login(&proxy, "app", "secret", "app").await {
-        Ok(mut wire) => wire.try_query("SELECT 1").await.err().expect("a refusal"),
+        Ok(mut wire) => wire.try_query("SELECT 1").await.expect_err("a refusal"),
         Err(error) => error,
     };
     assert_eq!(error.code(), "53300", "{error}");

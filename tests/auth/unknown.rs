@@ -7,7 +7,7 @@ use super::harness::{Ca, Postgres, Proxy, ServerError, Wire, frames};
 /// What a guess is answered with, frame by frame: types and lengths, and the error.
 async fn heard(mut wire: Wire, user: &str) -> (String, ServerError) {
     wire.start(&[("user", user), ("database", "app")]).await;
-    let error = wire.authenticate(user, "guessed").await.err().expect("a refusal");
+    let error = wire.authenticate(user, "guessed").await.expect_err("a refusal");
     (wire.transcript(), error)
 }
 
