@@ -289,7 +289,9 @@ struct Seen {
 
 async fn run_short_queries(mut client: Wire, number: usize, seen: Arc<Seen>, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
-        let sql = format!("SELECT {number} FROM pg_sleep(0.002)");
+        // Those that are cancelled run long enough to be met by it, the others short enough to be on the next client's server at once.
+        let seconds = if number.is_multiple_of(2) { "0.01" } else { "0.002" };
+        let sql = format!("SELECT {number} FROM pg_sleep({seconds})");
         match client.try_query(&sql).await {
             Ok(rows) => {
                 assert_eq!(rows, [[Some(number.to_string())]], "the answer is one's own");
@@ -339,14 +341,14 @@ async fn h2_a_cancel_never_hits_another_clients_query_however_they_race() {
         seen.iter().skip(of).step_by(2).map(|seen| which(seen).load(Ordering::Relaxed)).sum()
     };
     let race_ends = tokio::time::Instant::now() + Duration::from_secs(3);
+    // Who is cancelled while it waits never reaches the server; that many must have been cancelled there.
+    let at_server = || pg.log().matches("canceling statement due to user request").count();
     eventually("cancels hit and queries are answered", PATIENCE * 2, async || {
-        tokio::time::Instant::now() > race_ends && count(|seen| &seen.cancelled, 0) >= 20 && count(|seen| &seen.answered, 1) >= 200
+        tokio::time::Instant::now() > race_ends && at_server() >= 20 && count(|seen| &seen.answered, 1) >= 200
     })
     .await;
     over.store(true, Ordering::Relaxed);
     tokio::time::timeout(PATIENCE, tasks.join_all()).await.expect("nobody is left hanging");
     assert_eq!(count(|seen| &seen.cancelled, 1), 0, "clients that nobody cancelled saw 57014");
-    // Those that were cancelled while they waited never reached the server; some must have been cancelled there.
-    let at_server = pg.log().matches("canceling statement due to user request").count();
-    assert!(at_server > 0, "no cancel was delivered to the server");
+    assert!(count(|seen| &seen.cancelled, 0) > 0);
 }

@@ -1,0 +1,136 @@
+//! SIGTERM loses nobody's transaction: load balancers hear of it first, then new clients are turned away, open transactions finish, idle clients are told last, and
+//! the process is gone before its time is over. Checklist A1, G3.
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::frames::query;
+use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Wire, eventually, in_time};
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+const GRACE: Duration = Duration::from_secs(2);
+
+fn proxy(pg: &Postgres, grace: &str, timeout: &str) -> ProxyOptions {
+    Proxy::new(pg).set("process.shutdown_grace", grace).set("process.shutdown_timeout", timeout)
+}
+
+async fn login(proxy: &Proxy) -> Wire {
+    Wire::login(proxy, "app", "secret", "app").await.unwrap()
+}
+
+async fn not_ready(proxy: &Proxy) {
+    eventually("/readyz says that it drains", PATIENCE, async || {
+        let answer = proxy.http_get("/readyz").await;
+        answer.status == 503 && answer.body.contains("draining")
+    })
+    .await;
+}
+
+/// That the last that this client hears is 57P01, and then the end.
+async fn expect_farewell(client: &mut Wire) {
+    let last = in_time("the end", client.until_closed()).await;
+    let [frame] = &last[..] else { panic!("one message and the end were expected\n{}", client.transcript()) };
+    let error = ServerError::read(&frame.body);
+    assert_eq!((error.severity(), error.code()), ("FATAL", "57P01"), "{error}");
+}
+
+/// That new clients are turned away: told so, or not connected to at all.
+async fn expect_closed_door(proxy: &Proxy) {
+    eventually("new clients are turned away", PATIENCE, async || {
+        let Ok(mut late) = Wire::try_connect(proxy).await else { return true };
+        let startup = harness::frames::startup(harness::frames::V3_0, &[("user", "app"), ("database", "app")]);
+        if late.try_send(&startup).await.is_err() {
+            return true;
+        }
+        match late.try_read().await {
+            Ok(Some(frame)) if frame.tag == b'E' => ServerError::read(&frame.body).code() == "57P03",
+            // Taken all the same: not yet.
+            Ok(Some(_)) => false,
+            Ok(None) | Err(_) => true,
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn new_clients_are_taken_for_the_grace_period_while_readyz_already_says_no() {
+    let pg = Postgres::start().await;
+    let mut proxy = proxy(&pg, "2s", "60s").start().await;
+    let began = Instant::now();
+    proxy.signal(Signal::TERM);
+    not_ready(&proxy).await;
+    assert_eq!(proxy.http_get("/healthz").await.status, 200, "a process that drains is alive");
+    let mut late = login(&proxy).await;
+    assert_eq!(late.value("SELECT 'served'").await, "served");
+    assert!(began.elapsed() < GRACE, "this machine is too slow to show it: {:?}", began.elapsed());
+    expect_farewell(&mut late).await;
+    assert!(began.elapsed() >= GRACE, "clients are told after the grace period, not {:?} into it", began.elapsed());
+    assert_eq!(proxy.wait_exit().await.code(), Some(0));
+    assert!(Wire::try_connect(&proxy).await.is_err());
+}
+
+#[tokio::test]
+async fn open_transactions_finish_idle_clients_are_told_last_and_new_ones_are_turned_away() {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE TABLE entries (name text); GRANT ALL ON entries TO app").await;
+    let mut proxy = proxy(&pg, "0s", "60s").max_connections(1).set("defaults.queue_timeout", "60s").start().await;
+    let (mut working, mut waiting, mut idle) = (login(&proxy).await, login(&proxy).await, login(&proxy).await);
+    working.query("BEGIN").await;
+    working.query("INSERT INTO entries VALUES ('one')").await;
+    waiting.send(&query("INSERT INTO entries VALUES ('waited')")).await;
+    let depth = "pgweir_queue_depth{tenant=\"default\",upstream=\"main\"}";
+    eventually("it waits", PATIENCE, async || proxy.metric(depth).await > 0.5).await;
+
+    let began = Instant::now();
+    proxy.signal(Signal::TERM);
+    not_ready(&proxy).await;
+    expect_closed_door(&proxy).await;
+    // Nobody is told anything as long as somebody works.
+    idle.expect_silence(Duration::from_millis(300)).await;
+    working.query("INSERT INTO entries VALUES ('two')").await;
+    working.query("COMMIT").await;
+    waiting.until_ready().await;
+    for client in [&mut working, &mut waiting, &mut idle] {
+        expect_farewell(client).await;
+    }
+    assert_eq!(proxy.wait_exit().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(40), "it leaves when all is done, not when the time is over");
+    assert_eq!(pg.value("SELECT string_agg(name, ', ' ORDER BY name) FROM entries").await, "one, two, waited");
+    eventually("no server connection is left", PATIENCE, async || pg.backends("app").await == 0).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_does_not_end_is_cut_off_before_the_time_is_over() {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE TABLE entries (name text); GRANT ALL ON entries TO app").await;
+    let mut proxy = proxy(&pg, "0s", "4s").start().await;
+    let (mut endless, mut running) = (login(&proxy).await, login(&proxy).await);
+    endless.query("BEGIN").await;
+    endless.query("INSERT INTO entries VALUES ('undone')").await;
+    running.send(&query("SELECT pg_sleep(60)")).await;
+    let began = Instant::now();
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait_exit().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?} for a limit of four seconds", began.elapsed());
+    let last = endless.until_closed().await;
+    assert!(last.iter().any(|frame| frame.tag == b'E' && ServerError::read(&frame.body).code() == "57P01"), "{}", endless.transcript());
+    eventually("no server connection is left", PATIENCE, async || pg.backends("app").await == 0).await;
+    assert_eq!(pg.value("SELECT count(*) FROM entries").await, "0");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    let pg = Postgres::start().await;
+    let mut proxy = proxy(&pg, "50s", "55s").start().await;
+    let mut client = login(&proxy).await;
+    client.query("BEGIN").await;
+    proxy.signal(Signal::TERM);
+    not_ready(&proxy).await;
+    client.expect_silence(Duration::from_millis(100)).await;
+    proxy.signal(Signal::TERM);
+    // Within the harness's patience, which is less than half of the grace period.
+    assert_eq!(proxy.wait_exit().await.code(), Some(0));
+    proxy.logged("at the second signal").await;
+}
