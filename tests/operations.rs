@@ -183,10 +183,16 @@ impl Drop for Bare {
 impl Bare {
     /// Starts it with nothing but the upstream's URL, and answers where it listens. It is given addresses too: they would be 0.0.0.0:6432 and :9632 otherwise,
     /// which other tests and programs may have.
-    async fn start(url: &str) -> (Self, SocketAddr) {
+    fn start(url: &str) -> (Self, SocketAddr) {
+        Self::start_until("ready", url, &[])
+    }
+
+    /// The same, but answers as soon as this has been logged.
+    fn start_until(stage: &str, url: &str, more: &[(&str, &str)]) -> (Self, SocketAddr) {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_pgweir"), "serve"]);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("PGWEIR_UPSTREAM", url);
+        command.envs(more.iter().copied());
         command.env("PGWEIR_LISTEN__POSTGRES", "127.0.0.1:0").env("PGWEIR_LISTEN__HTTP", "127.0.0.1:0").env("PGWEIR_LOG__FORMAT", "json");
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("setpriv starts");
         let log = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -198,7 +204,7 @@ impl Bare {
             if event["message"] == "listening" && event["kind"] == "postgres" {
                 found = event["address"].as_str().and_then(|address| address.parse().ok());
             }
-            if event["message"] == "ready" {
+            if event["message"] == stage {
                 break;
             }
         }
@@ -209,7 +215,7 @@ impl Bare {
 #[tokio::test]
 async fn the_upstreams_url_in_the_environment_is_a_complete_set_up() {
     let pg = Postgres::start().await;
-    let (_bare, address) = Bare::start(&pg.url("app", "secret")).await;
+    let (_bare, address) = Bare::start(&pg.url("app", "secret"));
     let mut client = Wire::login(address, "app", "secret", "app").await.unwrap();
     assert_eq!(client.value("SELECT current_user || '@' || current_database()").await, "app@app");
     assert_eq!(pg.backends("app").await, 1);
@@ -222,7 +228,7 @@ async fn the_upstreams_url_in_the_environment_is_a_complete_set_up() {
 #[tokio::test]
 async fn a_log_that_nobody_reads_any_more_ends_no_session() {
     let pg = Postgres::start().await;
-    let (mut bare, address) = Bare::start(&pg.url("app", "secret")).await;
+    let (mut bare, address) = Bare::start(&pg.url("app", "secret"));
     let mut client = Wire::login(address, "app", "secret", "app").await.unwrap();
     // What reads the log goes away: each further line fails to be written.
     let (nothing, _) = std::io::pipe().unwrap();
@@ -230,6 +236,17 @@ async fn a_log_that_nobody_reads_any_more_ends_no_session() {
     for _ in 0..3 {
         let refusal = Wire::login(address, "app", "wrong", "app").await.err().expect("a refusal");
         assert_eq!(refusal.code(), "28P01");
+        assert_eq!(client.value("SELECT 'served'").await, "served");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_connects_while_the_proxy_starts_is_served() {
+    let pg = Postgres::start().await;
+    for _ in 0..5 {
+        // Many workers, whose start takes a moment.
+        let (_bare, address) = Bare::start_until("listening", &pg.url("app", "secret"), &[("PGWEIR_PROCESS__WORKERS", "64")]);
+        let mut client = Wire::login(address, "app", "secret", "app").await.unwrap();
         assert_eq!(client.value("SELECT 'served'").await, "served");
     }
 }

@@ -63,11 +63,11 @@ pub fn build(config: Config) -> anyhow::Result<Built> {
     let (mails, mail_queues): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     house.set_workers(mails);
     let bound = bind(&config)?;
-    let mut seats = Vec::new();
-    for ((number, inbox), mail) in (0..).zip(inboxes).zip(mail_queues) {
-        let listeners = bound.iter().map(Bound::share).collect::<Result<_, _>>()?;
-        seats.push(Seat { number, listeners, inbox, mail });
-    }
+    let mut listeners: Vec<Vec<Bound>> = (1..count).map(|_| bound.iter().map(Bound::share).collect()).collect::<Result<_, _>>()?;
+    // The sockets that were announced serve too: to close one would reset whoever has connected to it already.
+    listeners.push(bound);
+    let seats = (0..).zip(inboxes).zip(mail_queues).zip(listeners);
+    let seats = seats.map(|(((number, inbox), mail), listeners)| Seat { number, listeners, inbox, mail }).collect();
     let http = config.listen.http.map(|address| Bound::bind(&ListenAt::Tcp(address))).transpose()?;
     if let Some(http) = &http {
         announce("http", http);
