@@ -106,7 +106,7 @@ async fn a10_nothing_that_a_client_sets_reaches_the_connection_that_asks() {
     for startup in attempts {
         let mut wire = Wire::connect(proxy.address()).await;
         wire.start(startup).await;
-        assert_eq!(wire.authenticate("victim", "hacked").await.err().expect("a refusal").code(), "28P01", "{startup:?}");
+        assert_eq!(wire.authenticate("victim", "hacked").await.expect_err("a refusal").code(), "28P01", "{startup:?}");
     }
     let mut wire = Wire::connect(proxy.address()).await;
     wire.start(attempts[0]).await;
@@ -150,7 +150,7 @@ async fn the_connections_that_ask_never_exceed_their_allowance() {
         }
     };
     // No pool for clients is ever opened: every connection is one that asks.
-    let ((), most) = in_time("100 refusals", pg.most_backends("app", storm)).await;
+    let ((), most) = Box::pin(in_time("100 refusals", pg.most_backends("app", storm))).await;
     assert!((1..=2).contains(&most), "{most} connections, of 3 that may be, less one for cancels");
     assert_eq!(questions(&pg), 100);
     assert_eq!(readers(&pg).await, most);
