@@ -17,7 +17,7 @@ use super::mail::{Job, Mail};
 use super::shared::{Pool, Upstream};
 use crate::admission::{Refusal, TenantId, Ticket};
 use crate::net::{Clock, now};
-use crate::upstream::{Broken, Card, Server};
+use crate::upstream::{Broken, Card, Server, Sign};
 use crate::wire::say;
 
 /// How long a connection that was told to end may take before it is given up; until then it counts against the budget.
@@ -107,8 +107,7 @@ impl Local {
             let taken = pool.upstream.ledger.lock().take(now, pool.id, tenant, self.worker);
             let Some(id) = taken else { return self.queue(pool, tenant, now).map(Attempt::Wait) };
             let Some(mut kept) = self.unshelve(pool.upstream.index, id) else { continue };
-            // Not into the worker's read buffer: the caller's request may still be there.
-            if kept.server.io.poll_readable_hint() && !kept.server.look_after(&mut vec![0; ASIDE]) {
+            if kept.server.io.poll_readable_hint() && !is_alive(&mut kept) {
                 drop(Lease::new(kept, id, Rc::clone(self)));
                 continue;
             }
@@ -308,7 +307,7 @@ impl Local {
                 for (at, place) in shelf.iter_mut().enumerate() {
                     if let Some(kept) = place
                         && kept.server.io.poll_readable_hint()
-                        && !with_scratch(|scratch| kept.server.look_after(scratch))
+                        && !is_alive(kept)
                         && let Some(kept) = place.take()
                     {
                         dead.push((ServerId(u32::try_from(at).unwrap_or(u32::MAX)), kept));
@@ -392,6 +391,22 @@ impl Local {
         if let Some(lease) = done.held {
             lease.give_back_unused(now());
         }
+    }
+}
+
+/// Deals with what an idle connection was sent: false where it has ended.
+///
+/// Not by way of the worker's read buffer: the request that a connection is being looked for may still be there.
+#[cold]
+fn is_alive(kept: &mut Kept) -> bool {
+    match kept.server.look_after(&mut [0; ASIDE]) {
+        Sign::Quiet => true,
+        Sign::Changed => {
+            // The next login asks a server again what there is to report (A12).
+            kept.pool.profiles.lock().clear();
+            true
+        }
+        Sign::Ended => false,
     }
 }
 

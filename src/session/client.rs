@@ -360,7 +360,7 @@ impl Client {
         }
     }
 
-    fn count(&self, fault: &Fault) {
+    pub(super) fn count(&self, fault: &Fault) {
         self.watch.tenant.borrow().numbers.refused[fault.number()].add(1);
     }
 

@@ -514,15 +514,25 @@ impl<'a> Relay<'a> {
         if matches!(stop, Stop::Vanished | Stop::Stalled) && self.lease.server().state.owed.owes() {
             self.client.watch.tenant.borrow().numbers.cancelled[CancelCause::ClientGone.index()].add(1);
         }
-        let end = match stop {
-            Stop::Settled | Stop::Terminated | Stop::Vanished | Stop::Stalled => End::Gone { at },
+        let lost = matches!(stop, Stop::ServerLost);
+        let fault = match stop {
+            Stop::Settled | Stop::Terminated | Stop::Vanished | Stop::Stalled => None,
             // What the server said of its end has been passed on (G3).
-            Stop::ServerLost if self.server_ends => return End::Gone { at },
-            Stop::ServerLost => return End::Fault { fault: Box::new(Fault::ServerLost), at },
-            Stop::Malformed(malformed) => End::Fault { fault: Box::new(Fault::Malformed(malformed)), at },
-            Stop::Fault(fault) => End::Fault { fault, at },
+            Stop::ServerLost if self.server_ends => None,
+            Stop::ServerLost => Some(Box::new(Fault::ServerLost)),
+            Stop::Malformed(malformed) => Some(Box::new(Fault::Malformed(malformed))),
+            Stop::Fault(fault) => Some(fault),
         };
-        if cut_short {
+        let end = match fault {
+            None => End::Gone { at },
+            Some(fault) if self.lease.server().state.frames.at_edge() => End::Fault { fault, at },
+            // In the middle of an answer nothing can be said that the client would not take for the rest of it.
+            Some(fault) => {
+                self.client.count(&fault);
+                End::Gone { at }
+            }
+        };
+        if lost || cut_short {
             drop(self.lease);
         } else if polite {
             self.lease.finish();

@@ -11,6 +11,6 @@ mod target;
 pub use broken::{Broken, ServerError};
 pub use login::{Card, Fresh, Reported, cancel, open};
 pub use owed::Owed;
-pub use server::{Server, State, Travelling, note_reported};
+pub use server::{Server, Sign, State, Travelling, note_reported};
 pub use settings::Settings;
 pub use target::{CANCEL_LIMIT, Login, PassThrough, ServerSecret, Target};

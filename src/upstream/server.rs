@@ -44,6 +44,17 @@ pub struct Server {
     pub state: Box<State>,
 }
 
+/// What an idle connection has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// Nothing that matters.
+    Quiet,
+    /// A setting has another value now.
+    Changed,
+    /// It is of no more use.
+    Ended,
+}
+
 /// A server connection on its way to another thread.
 #[derive(Debug)]
 pub struct Travelling {
@@ -78,34 +89,39 @@ impl Server {
         Ok(Travelling { portable: self.io.into_portable()?, state: self.state })
     }
 
-    /// Deals with what an idle connection may have been sent (G2): false when it is of no more use. Costs no system call when nothing has come.
-    pub fn look_after(&mut self, scratch: &mut [u8]) -> bool {
+    /// Deals with what an idle connection may have been sent (G2). Costs no system call when nothing has come.
+    pub fn look_after(&mut self, scratch: &mut [u8]) -> Sign {
+        let mut sign = Sign::Quiet;
         while self.io.poll_readable_hint() {
             match self.io.poll_read(&mut Context::from_waker(Waker::noop()), scratch) {
-                Poll::Pending => return true,
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    if !self.note(scratch.get(..count).unwrap_or_default()) {
-                        return false;
-                    }
-                }
-                Poll::Ready(_) => return false,
+                Poll::Pending => return sign,
+                Poll::Ready(Ok(count)) if count > 0 => match self.note(scratch.get(..count).unwrap_or_default()) {
+                    Sign::Quiet => {}
+                    Sign::Changed => sign = Sign::Changed,
+                    Sign::Ended => return Sign::Ended,
+                },
+                Poll::Ready(_) => return Sign::Ended,
             }
         }
-        true
+        sign
     }
 
     /// What came while nothing was asked: settings are noted; an error or an answer means the end.
-    fn note(&mut self, chunk: &[u8]) -> bool {
+    fn note(&mut self, chunk: &[u8]) -> Sign {
+        let mut sign = Sign::Quiet;
         let mut walk = self.state.frames.walk(Side::Server, chunk);
         while let Ok(Some(frame)) = walk.next() {
             match frame.kind {
-                b'S' if frame.is_whole() => note_reported(&mut self.state.reported, frame.body),
+                b'S' if frame.is_whole() => {
+                    note_reported(&mut self.state.reported, frame.body);
+                    sign = Sign::Changed;
+                }
                 b'S' | b'N' | b'A' => {}
-                _ => return false,
+                _ => return Sign::Ended,
             }
         }
         // A message that goes on: whoever takes the connection next would begin in its middle.
-        self.state.frames.at_edge()
+        if self.state.frames.at_edge() { sign } else { Sign::Ended }
     }
 
     /// Runs a command of the proxy's own and reads its whole answer; what the server said no to is in the inner result.
