@@ -57,6 +57,14 @@ impl Lease {
         &self.kept().pool
     }
 
+    /// The server has reported a setting anew. If that was not its client's doing, or was taken back, it is news for the clients that log in next (I2).
+    #[cold]
+    pub fn learn(&self) {
+        if !self.server().state.dirty {
+            self.kept().learn();
+        }
+    }
+
     /// Gives a settled connection back; one that is not settled, or that the next client must not find as it is, is put in order first.
     #[inline]
     pub fn give_back(mut self, now: Instant) {

@@ -50,6 +50,13 @@ pub(super) struct Kept {
     pub(super) pool: Arc<Pool>,
 }
 
+impl Kept {
+    /// What the server reports may have changed.
+    pub(super) fn learn(&self) {
+        self.pool.profiles.lock().learn(&self.server.state.settings, &self.server.state.reported);
+    }
+}
+
 #[derive(Debug)]
 enum Slot {
     Waiting(Option<Waker>),
@@ -403,7 +410,7 @@ fn is_alive(kept: &mut Kept) -> bool {
         Sign::Quiet => true,
         Sign::Changed => {
             // The next login asks a server again what there is to report (A12).
-            kept.pool.profiles.lock().clear();
+            kept.learn();
             true
         }
         Sign::Ended => false,

@@ -59,6 +59,14 @@ impl Profiles {
         }
     }
 
+    /// A server with these settings reports this now. Where that is another thing than was remembered, nothing that was holds any more.
+    pub fn learn(&mut self, settings: &Settings, reported: &Reported) {
+        let known = self.known.iter().find(|profile| *profile.settings == *settings);
+        if known.is_some_and(|profile| *profile.reported != *reported) {
+            self.clear();
+        }
+    }
+
     /// Forgets everything: the server may be another one now.
     pub fn clear(&mut self) {
         self.known.clear();
@@ -110,6 +118,18 @@ mod tests {
         let found = profiles.find_but_for_name(&settings("b\u{e9}", "x")).unwrap();
         assert_eq!(*found.reported[0].1, *b"b??");
         assert!(profiles.find_but_for_name(&settings("b", "y")).is_none());
+    }
+
+    #[test]
+    fn news_of_one_server_are_news_of_all() {
+        let mut profiles = Profiles::default();
+        profiles.insert(profile("a", "x"));
+        profiles.insert(profile("b", "y"));
+        let same = profile("a", "x");
+        profiles.learn(&same.settings, &same.reported);
+        assert!(profiles.find(&settings("b", "y")).is_some());
+        profiles.learn(&same.settings, &vec![(b"TimeZone".as_slice().into(), b"UTC".as_slice().into())]);
+        assert!(profiles.find(&settings("a", "x")).is_none() && profiles.find(&settings("b", "y")).is_none());
     }
 
     #[test]

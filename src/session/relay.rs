@@ -108,6 +108,8 @@ struct Relay<'a> {
     server_has_bytes: bool,
     /// The server has said that it ends the session.
     server_ends: bool,
+    /// The server has reported a setting.
+    has_reported: bool,
 }
 
 /// Relays until the lease ends.
@@ -140,6 +142,7 @@ impl<'a> Relay<'a> {
             pinned: None,
             server_has_bytes: false,
             server_ends: false,
+            has_reported: false,
         };
         let begun = match first {
             First::Scratch(count) => with_scratch(|scratch| relay.send_first(&scratch[..count])),
@@ -331,7 +334,10 @@ impl<'a> Relay<'a> {
                 owed.received(frame.kind, frame.status);
                 match frame.kind {
                     b'Z' => answered += 1,
-                    b'S' if frame.is_whole() => note_reported(reported, frame.body),
+                    b'S' if frame.is_whole() => {
+                        note_reported(reported, frame.body);
+                        self.has_reported = true;
+                    }
                     b'E' => self.server_ends |= Fields::new(frame.body).is_fatal(),
                     _ => {}
                 }
@@ -497,6 +503,9 @@ impl<'a> Relay<'a> {
         if matches!(stop, Stop::Settled) {
             if self.inspector.is_dirty() {
                 self.lease.server_mut().state.dirty = true;
+            }
+            if self.has_reported {
+                self.lease.learn();
             }
             self.lease.give_back(at);
             return End::Settled { at };
