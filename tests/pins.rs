@@ -1,0 +1,137 @@
+//! What a client leaves on a session beyond its transaction is kept for it, counted by its reason, and never seen by another. Checklist D1 (until statements
+//! follow their client), I3, I7.
+
+mod harness;
+
+use harness::frames::{bind, execute, parse, query, sync, terminate};
+use harness::{Postgres, Proxy, Wire, eventually, PATIENCE};
+
+async fn login(proxy: &Proxy) -> Wire {
+    Wire::login(proxy, "app", "secret", "app").await.unwrap()
+}
+
+/// What a session would show of another's doings.
+const TRACES: &str = "SELECT (SELECT count(*) FROM pg_prepared_statements) AS statements,
+    current_setting('work_mem') AS setting, coalesce(current_setting('app.tenant', true), '') AS own_setting, current_user AS role,
+    (SELECT count(*) FROM pg_class WHERE relpersistence = 't') AS temporary,
+    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') AS locks,
+    (SELECT count(*) FROM pg_listening_channels()) AS channels,
+    (SELECT count(*) FROM pg_cursors) AS cursors,
+    now() = statement_timestamp() AS fresh";
+
+/// The reason, how a client comes by it, and a question whose answer is `t` only on the very session.
+fn pins() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let named = [parse("mine", "SELECT 1", &[]), sync()].concat();
+    let owns = |sql: &str| query(sql);
+    vec![
+        ("statement", named, "SELECT count(*) = 1 FROM pg_prepared_statements WHERE name = 'mine'"),
+        ("prepare", owns("PREPARE mine AS SELECT 1"), "SELECT count(*) = 1 FROM pg_prepared_statements WHERE name = 'mine'"),
+        ("setting", owns("SET work_mem = '3MB'"), "SELECT current_setting('work_mem') = '3MB'"),
+        ("setting", owns("SET app.tenant = '7'"), "SELECT current_setting('app.tenant') = '7'"),
+        ("setting", owns("SELECT set_config('work_mem', '3MB', false)"), "SELECT current_setting('work_mem') = '3MB'"),
+        ("temp", owns("CREATE TEMP TABLE mine (x int)"), "SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
+        ("advisory_lock", owns("SELECT pg_advisory_lock(7)"), "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"),
+        ("listen", owns("LISTEN mine"), "SELECT count(*) = 1 FROM pg_listening_channels()"),
+        ("cursor", owns("DECLARE mine CURSOR WITH HOLD FOR SELECT 1"), "SELECT count(*) = 1 FROM pg_cursors WHERE name = 'mine'"),
+    ]
+}
+
+#[tokio::test]
+async fn what_outlives_a_transaction_keeps_its_server_and_is_gone_with_its_client() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let mut next = login(&proxy).await;
+    let pid = next.value("SELECT pg_backend_pid()").await;
+    let untouched = next.query(TRACES).await;
+    for (reason, request, still_there) in pins() {
+        for polite in [true, false] {
+            let pinned = format!(r#"pgweir_pinned{{tenant="default",reason="{reason}"}}"#);
+            let pins = format!(r#"pgweir_pins_total{{tenant="default",reason="{reason}"}}"#);
+            let before = proxy.metric(&pins).await;
+            let mut owner = login(&proxy).await;
+            owner.send(&request).await;
+            assert!(owner.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", owner.transcript());
+            assert!((proxy.metric(&pinned).await - 1.0).abs() < 0.1, "{pinned}");
+            assert!((proxy.metric(&pins).await - before - 1.0).abs() < 0.1, "{pins}");
+            // Transactions later it is there, as it would be without a proxy.
+            owner.query("BEGIN; SELECT 1; COMMIT").await;
+            assert_eq!(owner.value(still_there).await, "t", "{reason}");
+            if polite {
+                owner.send(&terminate()).await;
+            }
+            drop(owner);
+            assert_eq!(next.value("SELECT pg_backend_pid()").await, pid, "{reason}");
+            assert_eq!(next.query(TRACES).await, untouched, "{reason}");
+            assert!(proxy.metric(&pinned).await < 0.1, "{pinned}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_transaction_that_is_abandoned_has_left_is_gone_too() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let mut next = login(&proxy).await;
+    let pid = next.value("SELECT pg_backend_pid()").await;
+    let untouched = next.query(TRACES).await;
+    for (reason, request, _) in pins() {
+        for failed in [false, true] {
+            let mut owner = login(&proxy).await;
+            // WITH HOLD and advisory locks outlive even a rollback; that of the rest is undone.
+            owner.query("BEGIN").await;
+            owner.send(&request).await;
+            owner.until_ready().await;
+            if failed {
+                owner.try_query("SELECT 1/0").await.unwrap_err();
+            }
+            drop(owner);
+            assert_eq!(next.value("SELECT pg_backend_pid()").await, pid, "{reason}");
+            assert_eq!(next.query(TRACES).await, untouched, "{reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_text_hides_is_taken_back_before_anybody_else_comes() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let (mut first, mut next) = (login(&proxy).await, login(&proxy).await);
+    let untouched = next.query(TRACES).await;
+    let hidden = [
+        "DO $$ BEGIN PERFORM set_config('work_mem', '3MB', false); END $$",
+        "DO $$ BEGIN EXECUTE 'CREATE TEMP TABLE mine (x int)'; END $$",
+        "DO $$ BEGIN PERFORM pg_advisory_lock(7); END $$",
+        "DO $$ BEGIN EXECUTE 'LISTEN mine'; EXECUTE 'SET app.tenant = 7'; END $$",
+    ];
+    for sql in hidden {
+        first.query(sql).await;
+        assert_eq!(next.query(TRACES).await, untouched, "{sql}");
+        // Through the extended protocol, and in a text that is too long to be read whole.
+        let long = format!("{sql} -- {}", "x".repeat(60_000));
+        for text in [sql, &long] {
+            first.send(&[parse("", text, &[]), bind("", "", &[]), execute("", 0), sync()].concat()).await;
+            assert!(first.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", first.transcript());
+            assert_eq!(next.query(TRACES).await, untouched, "{sql}");
+        }
+    }
+    let behind = format!("SELECT '{}'; SET work_mem = '3MB'", "x".repeat(60_000));
+    first.query(&behind).await;
+    assert_eq!(next.query(TRACES).await, untouched);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_pin_back_shares_again_or_leaves_nothing() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).set("defaults.queue_timeout", "15s").start().await;
+    let mut next = login(&proxy).await;
+    let untouched = next.query(TRACES).await;
+    let mut owner = login(&proxy).await;
+    // An unnamed statement that waits for its Bind, until a Query destroys it.
+    owner.send(&[parse("", "SELECT 1", &[]), sync()].concat()).await;
+    owner.until_ready().await;
+    let pinned = r#"pgweir_pinned{tenant="default",reason="unnamed_statement"}"#;
+    assert!((proxy.metric(pinned).await - 1.0).abs() < 0.1);
+    owner.query("SELECT 1").await;
+    eventually("the pin is gone", PATIENCE, || async { proxy.metric(pinned).await < 0.1 }).await;
+    assert_eq!(next.query(TRACES).await, untouched);
+}
