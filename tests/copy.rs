@@ -43,10 +43,20 @@ async fn f1_a_copy_ignores_every_sync_and_flush_and_so_does_the_account() {
             pause().await;
             wire.send(&[flush(), sync(), copy_data(b"2\n"), sync(), copy_done(), sync()].concat()).await;
             wire.until_ready().await;
+        })
+        .await;
+    golden
+        .same(async |wire| {
+            wire.query("TRUNCATE numbers").await;
             // Everything at once.
             wire.send(&[run(COPY_IN), sync(), copy_data(b"3\n"), copy_done(), sync(), query("SELECT 'next'")].concat()).await;
             wire.until_ready().await;
             wire.until_ready().await;
+        })
+        .await;
+    golden
+        .same(async |wire| {
+            wire.query("TRUNCATE numbers").await;
             // Without a Sync until the end.
             wire.send(&[run(COPY_IN), flush()].concat()).await;
             while wire.read().await.tag != b'G' {}
@@ -256,7 +266,7 @@ async fn c11_copies_within_a_query_of_many_statements_take_their_turn() {
 }
 
 async fn login(proxy: &Proxy) -> Wire {
-    Wire::login(proxy, "app", "secret", "app").await.unwrap()
+    Wire::login(proxy, "app", "secret", "app").await.expect("a login")
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ const HELD: usize = 32 << 10;
 const MIB: u64 = 1 << 20;
 
 async fn login(proxy: &Proxy) -> Wire {
-    Wire::login(proxy, "app", "secret", "app").await.unwrap()
+    Wire::login(proxy, "app", "secret", "app").await.expect("a login")
 }
 
 /// A message head that claims this length.
@@ -219,7 +219,7 @@ async fn b3_names_may_be_longer_than_any_buffer() {
     let golden = Golden::start().await;
     for length in [64, HELD / 2 - 20, HELD - 20, HELD, HELD + 1, 3 * HELD] {
         golden
-            .same(async |wire| {
+            .same_pinned(async |wire| {
                 let name = "n".repeat(length);
                 wire.send(&[parse(&name, "SELECT 'found'", &[]), sync()].concat()).await;
                 wire.until_ready().await;

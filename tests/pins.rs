@@ -4,10 +4,15 @@
 mod harness;
 
 use harness::frames::{bind, execute, parse, query, sync, terminate};
-use harness::{Postgres, Proxy, Wire, eventually, PATIENCE};
+use harness::{PATIENCE, Postgres, Proxy, Wire, eventually};
 
 async fn login(proxy: &Proxy) -> Wire {
-    Wire::login(proxy, "app", "secret", "app").await.unwrap()
+    Wire::login(proxy, "app", "secret", "app").await.expect("a login")
+}
+
+/// Waits until a number is this: it is counted once the answer has been sent.
+async fn is(proxy: &Proxy, metric: &str, value: f64) {
+    eventually(&format!("{metric} is {value}"), PATIENCE, || async { (proxy.metric(metric).await - value).abs() < 0.1 }).await;
 }
 
 /// What a session would show of another's doings.
@@ -30,7 +35,11 @@ fn pins() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("setting", owns("SET app.tenant = '7'"), "SELECT current_setting('app.tenant') = '7'"),
         ("setting", owns("SELECT set_config('work_mem', '3MB', false)"), "SELECT current_setting('work_mem') = '3MB'"),
         ("temp", owns("CREATE TEMP TABLE mine (x int)"), "SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
-        ("advisory_lock", owns("SELECT pg_advisory_lock(7)"), "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"),
+        (
+            "advisory_lock",
+            owns("SELECT pg_advisory_lock(7)"),
+            "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        ),
         ("listen", owns("LISTEN mine"), "SELECT count(*) = 1 FROM pg_listening_channels()"),
         ("cursor", owns("DECLARE mine CURSOR WITH HOLD FOR SELECT 1"), "SELECT count(*) = 1 FROM pg_cursors WHERE name = 'mine'"),
     ]
@@ -51,8 +60,8 @@ async fn what_outlives_a_transaction_keeps_its_server_and_is_gone_with_its_clien
             let mut owner = login(&proxy).await;
             owner.send(&request).await;
             assert!(owner.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", owner.transcript());
-            assert!((proxy.metric(&pinned).await - 1.0).abs() < 0.1, "{pinned}");
-            assert!((proxy.metric(&pins).await - before - 1.0).abs() < 0.1, "{pins}");
+            is(&proxy, &pinned, 1.0).await;
+            is(&proxy, &pins, before + 1.0).await;
             // Transactions later it is there, as it would be without a proxy.
             owner.query("BEGIN; SELECT 1; COMMIT").await;
             assert_eq!(owner.value(still_there).await, "t", "{reason}");
@@ -62,7 +71,7 @@ async fn what_outlives_a_transaction_keeps_its_server_and_is_gone_with_its_clien
             drop(owner);
             assert_eq!(next.value("SELECT pg_backend_pid()").await, pid, "{reason}");
             assert_eq!(next.query(TRACES).await, untouched, "{reason}");
-            assert!(proxy.metric(&pinned).await < 0.1, "{pinned}");
+            is(&proxy, &pinned, 0.0).await;
         }
     }
 }
@@ -130,8 +139,8 @@ async fn a_client_that_takes_its_pin_back_shares_again_or_leaves_nothing() {
     owner.send(&[parse("", "SELECT 1", &[]), sync()].concat()).await;
     owner.until_ready().await;
     let pinned = r#"pgweir_pinned{tenant="default",reason="unnamed_statement"}"#;
-    assert!((proxy.metric(pinned).await - 1.0).abs() < 0.1);
+    is(&proxy, pinned, 1.0).await;
     owner.query("SELECT 1").await;
-    eventually("the pin is gone", PATIENCE, || async { proxy.metric(pinned).await < 0.1 }).await;
+    is(&proxy, pinned, 0.0).await;
     assert_eq!(next.query(TRACES).await, untouched);
 }

@@ -14,7 +14,7 @@ fn run(sql: &str) -> Vec<u8> {
 }
 
 async fn login(proxy: &Proxy) -> Wire {
-    Wire::login(proxy, "app", "secret", "app").await.unwrap()
+    Wire::login(proxy, "app", "secret", "app").await.expect("a login")
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn c9_who_is_refused_a_server_hears_it_once_and_goes_on_after_its_sync() {
 async fn c10_an_unnamed_statement_that_waits_for_its_bind_is_there_when_it_comes() {
     let golden = Golden::start().await;
     golden
-        .same(async |wire| {
+        .same_pinned(async |wire| {
             wire.send(&[parse("", "SELECT $1 || '!'", &[25]), sync()].concat()).await;
             wire.until_ready().await;
             wire.send(&[bind("", "", &[Some("mine")]), execute("", 0), sync()].concat()).await;
@@ -341,7 +341,7 @@ struct Dice(u64);
 impl Dice {
     fn throw(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % sides
+        usize::try_from(self.0 >> 33).expect("31 bits") % sides
     }
 }
 

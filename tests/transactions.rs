@@ -2,13 +2,13 @@
 
 mod harness;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::frames::{bind, execute, flush, parse, query, sync, terminate};
 use harness::{Faulty, Golden, Neighbour, PATIENCE, Postgres, Proxy, ProxyOptions, Wire, eventually, ping};
 
 async fn login(proxy: &Proxy) -> Wire {
-    Wire::login(proxy, "app", "secret", "app").await.unwrap()
+    Wire::login(proxy, "app", "secret", "app").await.expect("a login")
 }
 
 /// Waits until the server executes a statement that begins like this.
@@ -26,7 +26,8 @@ async fn with_account() -> Postgres {
 
 #[tokio::test]
 async fn e1_the_status_of_the_server_decides_and_nothing_else() {
-    let golden = Golden::before(Postgres::options().conf("max_prepared_transactions = 5").start().await).await;
+    let pg = Postgres::options().conf("max_prepared_transactions = 5").start().await;
+    let golden = Box::pin(Golden::before(pg)).await;
     golden
         .same(async |wire| {
             let conversation = [
@@ -90,7 +91,7 @@ const LEAVES: [Leave; 3] = [Leave::Terminate, Leave::Close, Leave::Reset];
 /// Lets a client on its own network do something, and leave. Answers the server process that it had.
 async fn visit(proxy: &Proxy, leave: Leave, what: impl AsyncFnOnce(&mut Wire)) -> String {
     let net = Faulty::to(proxy.address()).await;
-    let mut wire = Wire::login(&net, "app", "secret", "app").await.unwrap();
+    let mut wire = Wire::login(&net, "app", "secret", "app").await.expect("a login");
     wire.query("BEGIN").await;
     let pid = wire.value("SELECT pg_backend_pid()").await;
     what(&mut wire).await;
@@ -131,7 +132,6 @@ async fn e2_a_query_whose_client_has_gone_is_cancelled_and_its_server_reused() {
     let proxy = Proxy::new(&pg).max_connections(1).start().await;
     let mut next = login(&proxy).await;
     for (number, leave) in [Leave::Close, Leave::Reset].into_iter().enumerate() {
-        let begun = Instant::now();
         let pid = visit(&proxy, leave, async |wire| {
             wire.query("UPDATE account SET balance = 0").await;
             wire.send(&query("SELECT pg_sleep(600)")).await;
@@ -140,7 +140,6 @@ async fn e2_a_query_whose_client_has_gone_is_cancelled_and_its_server_reused() {
         .await;
         assert_eq!(next.value("SELECT pg_backend_pid()").await, pid, "{leave:?}");
         assert_eq!(next.value("SELECT balance FROM account").await, "100", "{leave:?}");
-        assert!(begun.elapsed() < PATIENCE);
         let counted = proxy.metric(r#"pgweir_cancelled_total{tenant="default",cause="client_gone"}"#).await;
         assert!((counted - f64::from(u32::try_from(number).unwrap()) - 1.0).abs() < 0.1, "{counted} counted");
     }
@@ -235,8 +234,8 @@ async fn e4_a_transaction_left_idle_is_ended_and_one_that_works_is_not() {
     let pid = busy.value("SELECT pg_backend_pid()").await;
     // A statement of three times the limit, and small ones that go on for as long.
     busy.query("SELECT pg_sleep(0.9)").await;
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(700) {
+    for _ in 0..35 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
         busy.value("SELECT 1").await;
     }
     // Now idle.
@@ -249,13 +248,8 @@ async fn e4_a_transaction_left_idle_is_ended_and_one_that_works_is_not() {
     // Idle outside a transaction is nobody's business.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(next.value("SELECT 1").await, "1");
-    assert!(
-        (proxy.metric(r#"pgweir_refused_total{tenant="default",fault="idle_transaction"}"#).await
-            + proxy.metric(r#"pgweir_refused_total{tenant="default",fault="idle_in_transaction"}"#).await
-            - 1.0)
-            .abs()
-            < 0.1
-    );
+    let counted = proxy.metric(r#"pgweir_refused_total{tenant="default",fault="idle_in_transaction"}"#).await;
+    assert!((counted - 1.0).abs() < 0.1, "{counted}");
 }
 
 #[tokio::test]

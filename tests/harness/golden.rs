@@ -3,10 +3,12 @@
 //! Through the proxy a [`Neighbour`] asks for a server connection all the while, so that one which is let go too early is taken at once: the neighbour then
 //! finds itself in somebody's transaction, and the script finds its portals, its unnamed statement and its locks gone.
 
+use std::pin::Pin;
+
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Endpoint, Postgres, Proxy, Wire, frames};
+use super::{Endpoint, Postgres, Proxy, Wire, frames, in_time};
 
 /// PostgreSQL, and two proxies in front of it: one that has a single server connection, one that has two.
 pub struct Golden {
@@ -18,43 +20,60 @@ pub struct Golden {
     pub wide: Proxy,
 }
 
+/// A script at work.
+pub type Playing<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
 impl Golden {
     /// All three.
     pub async fn start() -> Self {
-        Self::before(Postgres::start().await).await
+        Box::pin(Self::before(Postgres::start().await)).await
     }
 
     /// Both proxies in front of a server that is there already.
     pub async fn before(pg: Postgres) -> Self {
-        let one = Proxy::new(&pg).max_connections(1).set("process.workers", 1).start().await;
-        let two = Proxy::new(&pg).max_connections(2).set("process.workers", 1).start().await;
+        let one = Box::pin(Proxy::new(&pg).max_connections(1).set("process.workers", 1).start()).await;
+        let two = Box::pin(Proxy::new(&pg).max_connections(2).set("process.workers", 1).start()).await;
         Self { pg, narrow: one, wide: two }
     }
 
-    /// Plays `script` directly and through both proxies; fails where a proxy's transcript is another than PostgreSQL's.
-    pub async fn same(&self, script: impl AsyncFn(&mut Wire)) {
-        self.same_for(&[], script).await;
+    /// Plays `script` directly and through both proxies; fails where a proxy's transcript is another than PostgreSQL's, or where the server connection is still
+    /// kept when the script has come to its end.
+    pub fn same<'a>(&'a self, script: impl AsyncFn(&mut Wire) + 'a) -> Playing<'a> {
+        Box::pin(self.play_everywhere(&[], true, script))
     }
 
     /// The same for clients with these startup parameters.
-    pub async fn same_for(&self, parameters: &[(&str, &str)], script: impl AsyncFn(&mut Wire)) {
-        let direct = play(&self.pg, parameters, &script).await;
+    pub fn same_for<'a>(&'a self, parameters: &'a [(&'a str, &'a str)], script: impl AsyncFn(&mut Wire) + 'a) -> Playing<'a> {
+        Box::pin(self.play_everywhere(parameters, true, script))
+    }
+
+    /// The same for a script that may keep its server connection: one that pins it.
+    pub fn same_pinned<'a>(&'a self, script: impl AsyncFn(&mut Wire) + 'a) -> Playing<'a> {
+        Box::pin(self.play_everywhere(&[], false, script))
+    }
+
+    async fn play_everywhere(&self, parameters: &[(&str, &str)], lets_go: bool, script: impl AsyncFn(&mut Wire)) {
+        let (direct, _) = play(&self.pg, parameters, &script).await;
         for (name, proxy) in [("one server connection", &self.narrow), ("two server connections", &self.wide)] {
             let neighbour = Neighbour::move_in(proxy).await;
-            let through = play(proxy, parameters, &script).await;
-            neighbour.move_out().await;
+            let (through, wire) = play(proxy, parameters, &script).await;
             compare(name, &direct, &through);
+            if lets_go {
+                neighbour.is_served().await;
+            }
+            drop(wire);
+            neighbour.move_out().await;
         }
     }
 }
 
-async fn play(to: impl Into<Endpoint>, parameters: &[(&str, &str)], script: &impl AsyncFn(&mut Wire)) -> String {
+async fn play(to: impl Into<Endpoint>, parameters: &[(&str, &str)], script: &impl AsyncFn(&mut Wire)) -> (String, Wire) {
     let mut wire = Wire::connect(to).await;
     wire.start(&[&[("user", "app"), ("database", "app")], parameters].concat()).await;
     wire.authenticate("app", "secret").await.unwrap();
     wire.clear_transcript();
     script(&mut wire).await;
-    wire.transcript()
+    (wire.transcript(), wire)
 }
 
 fn compare(name: &str, direct: &str, through: &str) {
@@ -66,6 +85,7 @@ fn compare(name: &str, direct: &str, through: &str) {
 /// A client that asks one query after the other, and expects to find itself alone on a fresh server connection each time.
 pub struct Neighbour {
     leave: watch::Sender<bool>,
+    rounds: watch::Receiver<u64>,
     living: JoinHandle<()>,
 }
 
@@ -75,14 +95,24 @@ impl Neighbour {
         let mut wire = Wire::login(proxy, "app", "secret", "app").await.unwrap();
         live(&mut wire).await;
         let (leave, left) = watch::channel(false);
+        let (round, rounds) = watch::channel(0);
         let living = tokio::spawn(async move {
             while !*left.borrow() {
                 live(&mut wire).await;
+                round.send_modify(|count| *count += 1);
                 // It is there to be in the way, not to keep the processor busy.
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
         });
-        Self { leave, living }
+        Self { leave, rounds, living }
+    }
+
+    /// Waits until it has been served once more, from the first byte on.
+    pub async fn is_served(&self) {
+        let mut rounds = self.rounds.clone();
+        let now = *rounds.borrow();
+        let served = in_time("the neighbour is served", rounds.wait_for(|count| *count >= now + 2)).await;
+        assert!(served.is_ok(), "the neighbour was refused: the server connection was kept");
     }
 
     /// Stops it; fails if it was ever disturbed.
