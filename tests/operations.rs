@@ -1,5 +1,8 @@
 //! What operators see over HTTP agrees with itself, with the documentation and with PostgreSQL; and one variable of the environment is a complete set-up.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::float_cmp, reason = "what is counted is whole, however it is published")]
+
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};

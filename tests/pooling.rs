@@ -1,6 +1,9 @@
 //! Many clients, few server connections: what the budget, the limits, the queue and the reaper promise, seen from both ends. Checklist A12, C9, G2, and the rules
 //! of admission 1, 2, 5, 6 and 7.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::float_cmp, reason = "what is counted is whole, however it is published")]
+
 mod harness;
 
 use std::time::Duration;
@@ -179,7 +182,7 @@ async fn a_cold_pool_opens_its_connections_in_parallel() {
         working.spawn(async move { client.query("SELECT pg_sleep(0.5)").await });
     }
     let (_, most) = pg.most_backends("app", working.join_all()).await;
-    assert!(began.elapsed() < Duration::from_millis(2000), "{:?} for 8 queries of half a second", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?} for 8 queries of half a second", began.elapsed());
     assert!(most >= 3, "only {most} server connections were opened");
 }
 

@@ -4,6 +4,8 @@
 //! A peer that is silent because its machine is frozen or unplugged (`TCP_USER_TIMEOUT`, keepalive) is not played here: on loopback the kernel acknowledges for every
 //! process, frozen or not, so only dropping packets could show it, which takes privileges that a test run does not have.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod harness;
 
 use std::time::Duration;
