@@ -144,3 +144,18 @@ async fn a_client_that_takes_its_pin_back_shares_again_or_leaves_nothing() {
     is(&proxy, pinned, 0.0).await;
     assert_eq!(next.query(TRACES).await, untouched);
 }
+
+#[tokio::test]
+async fn what_no_reset_ends_costs_the_server_connection() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let mut owner = login(&proxy).await;
+    let pid = owner.value("SELECT pg_backend_pid()").await;
+    // The seed of random() outlives even DISCARD ALL: who knows it knows what the next client draws.
+    owner.query("SELECT setseed(0.5)").await;
+    is(&proxy, r#"pgweir_pinned{tenant="default",reason="session"}"#, 1.0).await;
+    assert_eq!(owner.value("SELECT pg_backend_pid()").await, pid);
+    drop(owner);
+    let mut next = login(&proxy).await;
+    assert_ne!(next.value("SELECT pg_backend_pid()").await, pid);
+}

@@ -144,13 +144,13 @@ impl Accounts {
         }
     }
 
-    /// One more client of a tenant wants to wait.
+    /// One more client of a tenant wants to wait. One whom an opening will serve counts among those who wait, but is not held to their limit.
     ///
     /// # Errors
     /// `QueueFull` where as many wait as may.
-    pub fn enqueue(&mut self, tenant: TenantId) -> Result<(), Refusal> {
+    pub fn enqueue(&mut self, tenant: TenantId, will_be_served: bool) -> Result<(), Refusal> {
         let account = self.account(tenant);
-        if account.queued >= account.limits.queue {
+        if !will_be_served && account.queued >= account.limits.queue {
             return Err(Refusal::QueueFull { limit: account.limits.queue });
         }
         account.queued += 1;

@@ -23,6 +23,9 @@ use super::{Address, Io, ListenError, Peer};
 /// Clients that the kernel keeps for us while a worker is busy; `net.core.somaxconn` may make it less.
 const BACKLOG: i32 = 4096;
 
+/// How many bytes may wait in a client's socket before it counts as not writable.
+const UNSENT: u32 = 128 << 10;
+
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAt {
@@ -136,6 +139,7 @@ impl Listener {
                 let io = Io::Tcp(stream);
                 // Refused only where the client has gone already, which its first read will say.
                 let _ = io.set_nodelay();
+                let _ = io.set_unsent_limit(UNSENT);
                 Ok((io, Peer::Tcp(address)))
             }
             Accepting::Unix(listener) => {

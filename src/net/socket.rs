@@ -26,6 +26,12 @@ impl Io {
         self.tcp().map_or(Ok(()), |socket| socket.set_tcp_nodelay(true))
     }
 
+    /// Says that it is writable as soon as less than `bytes` wait to be sent, instead of when a good part of a large buffer is free: so a peer that reads
+    /// slowly but steadily is not taken for one that does not read at all (`TCP_NOTSENT_LOWAT`).
+    pub fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
+        self.tcp().map_or(Ok(()), |socket| socket.set_tcp_notsent_lowat(bytes))
+    }
+
     /// Asks a silent peer whether it is still there: after `idle`, then every `interval`, giving it up after `count` questions.
     pub fn set_keepalive(&self, idle: Duration, interval: Duration, count: u32) -> io::Result<()> {
         let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);

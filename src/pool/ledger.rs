@@ -153,6 +153,7 @@ pub struct Ledger {
     ramp: Ramp,
     waiting: u32,
     opening: u32,
+    idle: u32,
     jitter: u64,
 }
 
@@ -168,6 +169,7 @@ impl Ledger {
             ramp: Ramp::new(budget),
             waiting: 0,
             opening: 0,
+            idle: 0,
             jitter: 0x9e37_79b9_7f4a_7c15,
         }
     }
@@ -260,6 +262,7 @@ impl Ledger {
             return None;
         }
         let server = self.pools.get_mut(pool.0 as usize)?.idle.get_mut(usize::from(worker))?.pop()?;
+        self.idle -= 1;
         self.accounts.hold(tenant);
         let book = self.book(server);
         book.state = State::Leased(tenant);
@@ -282,7 +285,9 @@ impl Ledger {
         if let Some(server) = self.take(now, pool, tenant, from.worker) {
             return Ok(Answer::Take(server));
         }
-        self.accounts.enqueue(tenant)?;
+        // Who only waits for a connection to be opened stands in nobody's way: the limit is for those who wait for others to finish.
+        let opens = self.total() < self.budget && self.accounts.room(tenant) > self.accounts.queued(tenant);
+        self.accounts.enqueue(tenant, opens)?;
         self.waiting += 1;
         let ticket = self.pool(pool).line.join(tenant, from.worker, from.slot, now);
         self.provide(now, steps);
@@ -321,9 +326,7 @@ impl Ledger {
         if next == Next::Close {
             self.book(server).state = State::Closing;
         }
-        if self.waiting > 0 {
-            self.provide(now, steps);
-        }
+        self.provide(now, steps);
         next
     }
 
@@ -341,6 +344,7 @@ impl Ledger {
         }
         let pool = &mut self.pools[id.0 as usize];
         pool.idle[usize::from(worker)].push(server);
+        self.idle += 1;
         let book = self.book(server);
         book.state = State::Idle;
         book.since = now;
@@ -399,7 +403,7 @@ impl Ledger {
         book.state = State::Closing;
         match state {
             State::Leased(tenant) | State::Mending(tenant) => self.accounts.release(tenant),
-            State::Idle => self.pool(pool).idle[usize::from(worker)].retain(|idle| *idle != server),
+            State::Idle => self.unlist(pool, worker, server),
             State::Opening | State::Closing => {}
         }
         self.provide(now, steps);
@@ -408,13 +412,12 @@ impl Ledger {
     /// A connection is gone.
     pub fn closed(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) {
         let book = self.servers.remove(server.0 as usize);
-        let pool = self.pool(book.pool);
-        pool.total -= 1;
+        self.pool(book.pool).total -= 1;
         match book.state {
-            State::Idle => pool.idle[usize::from(book.worker)].retain(|idle| *idle != server),
+            State::Idle => self.unlist(book.pool, book.worker, server),
             State::Leased(tenant) | State::Mending(tenant) => self.accounts.release(tenant),
             State::Opening => {
-                pool.opening -= 1;
+                self.pool(book.pool).opening -= 1;
                 self.opening -= 1;
             }
             State::Closing => {}
@@ -464,11 +467,23 @@ impl Ledger {
         self.ramp.pause_left(now)
     }
 
+    /// An idle connection is idle no more.
+    fn unlist(&mut self, pool: PoolId, worker: u16, server: ServerId) {
+        self.pool(pool).idle[usize::from(worker)].retain(|idle| *idle != server);
+        self.idle -= 1;
+    }
+
     /// Serves waiters from idle connections that have become theirs to take, and opens connections for the others.
+    #[inline]
     fn provide(&mut self, now: Instant, steps: &mut Vec<Step>) {
-        if self.waiting == 0 {
-            return;
+        // Under saturation, when this is asked with every transaction, nothing is idle and nothing may be opened.
+        if self.waiting > 0 && (self.idle > 0 || self.total() < self.budget) {
+            self.provide_somehow(now, steps);
         }
+    }
+
+    #[cold]
+    fn provide_somehow(&mut self, now: Instant, steps: &mut Vec<Step>) {
         let waiting = self.pools.iter_mut().filter(|(_, pool)| !pool.line.is_empty());
         let mut keys: Vec<_> = waiting.map(|(key, pool)| (pool.total > 0, pool.line.oldest(&self.accounts), key)).collect();
         // Room goes first to a pool that has no connection at all (it may have been made for it), then to who waits longest.
@@ -488,6 +503,7 @@ impl Ledger {
             let at =
                 if pool.idle.get(usize::from(entry.worker)).is_some_and(|idle| !idle.is_empty()) { usize::from(entry.worker) } else { at };
             let Some(server) = pool.idle[at].pop() else { return };
+            self.idle -= 1;
             let to = self.lease(now, server, &entry);
             steps.push(Step::Hand { server, at: u16::try_from(at).unwrap_or(u16::MAX), to });
         }
@@ -544,7 +560,7 @@ impl Ledger {
         let book = self.book(server);
         book.state = State::Closing;
         let (pool, at) = (book.pool, book.worker);
-        self.pool(pool).idle[usize::from(at)].retain(|idle| *idle != server);
+        self.unlist(pool, at, server);
         steps.push(Step::Close { server, at });
     }
 

@@ -71,6 +71,8 @@ pub struct Inspector {
     unnamed: Unnamed,
     pin: Option<Pin>,
     dirty: bool,
+    /// Something was left that no reset ends.
+    lasting: bool,
 }
 
 /// What is to be done with a chunk.
@@ -100,9 +102,14 @@ impl Inspector {
         self.dirty
     }
 
+    /// Whether something was left on the server that no reset ends, so that its connection must be closed: a loaded library, a backup, a replication slot.
+    pub fn is_lasting(&self) -> bool {
+        self.lasting
+    }
+
     /// The server's session has been taken back to what it was.
     pub fn forget(&mut self) {
-        *self = Self { left: self.left, ..Self::default() };
+        *self = Self { left: self.left, lasting: self.lasting, ..Self::default() };
     }
 
     /// Reads the next chunk of the client's stream. `sent` is told the type of each message that is to be sent on, in order.
@@ -239,6 +246,7 @@ impl Inspector {
             return;
         }
         self.dirty = true;
+        self.lasting |= effects.may_leave(PinReason::Load) || effects.may_leave(PinReason::Session);
         if let Some(reason) = effects.first_pin() {
             self.hold(Pin::Sql(reason));
         }

@@ -541,7 +541,7 @@ impl<'a> Relay<'a> {
                 End::Gone { at }
             }
         };
-        if lost || cut_short {
+        if lost || cut_short || self.inspector.is_lasting() {
             drop(self.lease);
         } else if polite {
             self.lease.finish();

@@ -72,7 +72,7 @@ pub struct Watch {
     /// Its place in the list of those who are not idle.
     pub(super) active: Cell<Option<u32>>,
     /// Who waits until a cancel of this client's has been delivered.
-    cancels: RefCell<Option<Box<Vec<oneshot::Sender<()>>>>>,
+    cancels: RefCell<Vec<oneshot::Sender<()>>>,
 }
 
 impl Watch {
@@ -173,11 +173,11 @@ impl Watch {
 
     /// Someone waits until a cancel of this client's has been delivered: dropping `done` tells them.
     pub fn expect_cancel(&self, done: oneshot::Sender<()>) {
-        self.cancels.borrow_mut().get_or_insert_default().push(done);
+        self.cancels.borrow_mut().push(done);
     }
 
     /// Those who wait for a cancel.
     pub fn take_cancels(&self) -> Vec<oneshot::Sender<()>> {
-        self.cancels.take().map_or_else(Vec::new, |waiting| *waiting)
+        self.cancels.take()
     }
 }

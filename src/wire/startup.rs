@@ -2,6 +2,8 @@
 //!
 //! Nothing here sizes a buffer from a length it has not checked.
 
+use std::collections::HashSet;
+
 use super::options::{self, BadOptions};
 use super::read::Reader;
 
@@ -177,20 +179,15 @@ fn read_startup(minor: u16, mut body: Reader<'_>) -> Result<Startup, BadPacket> 
         match name {
             b"user" => startup.user = value.to_vec(),
             b"database" => database = Some(value.to_vec()),
-            b"options" => {
-                for setting in options::split(value)? {
-                    set(&mut startup.settings, setting);
-                }
-            }
+            b"options" => startup.settings.extend(options::split(value)?),
             b"replication" => startup.replication = replication(value)?,
             _ if name.starts_with(b"_pq_.") => startup.unrecognised.push(name.to_vec()),
             _ => direct.push(Setting { name: name.to_ascii_lowercase().into(), value: value.into() }),
         }
     }
     body.finish().map_err(|_| BadPacket::Layout)?;
-    for setting in direct {
-        set(&mut startup.settings, setting);
-    }
+    startup.settings.extend(direct);
+    startup.settings = last_of_each(startup.settings);
     if startup.user.is_empty() {
         return Err(BadPacket::NoUser);
     }
@@ -198,10 +195,12 @@ fn read_startup(minor: u16, mut body: Reader<'_>) -> Result<Startup, BadPacket> 
     Ok(startup)
 }
 
-/// A later value for the same name takes the place of an earlier one.
-fn set(settings: &mut Vec<Setting>, setting: Setting) {
-    settings.retain(|earlier| earlier.name != setting.name);
-    settings.push(setting);
+/// Each name once, with its last value, in the order of those. A packet may hold thousands of names.
+fn last_of_each(settings: Vec<Setting>) -> Vec<Setting> {
+    let mut seen = HashSet::with_capacity(settings.len());
+    let mut kept: Vec<Setting> = settings.into_iter().rev().filter(|setting| seen.insert(setting.name.clone())).collect();
+    kept.reverse();
+    kept
 }
 
 /// PostgreSQL takes `database`, or anything that its `parse_bool` takes.

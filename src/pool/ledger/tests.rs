@@ -74,6 +74,8 @@ impl World {
             assert!(limits.most.is_none_or(|most| held <= most));
         }
         assert_eq!(self.ledger.waiting() as usize, self.waiting.len());
+        let idle = self.ledger.states().filter(|(_, _, state)| *state == State::Idle).count();
+        assert_eq!(self.ledger.idle as usize, idle);
         for (pool, tenant, _) in self.waiting.values() {
             let idle = self.ledger.states().any(|(_, of, state)| of == *pool && state == State::Idle);
             assert!(!(idle && self.ledger.accounts().may_hold(*tenant)), "one waits beside an idle connection that it may have");
@@ -162,10 +164,24 @@ fn what_a_tenants_cap_forbids_is_not_opened() {
 fn a_full_queue_refuses_at_once() {
     let mut world = World::new(1, &[limits(0, 0)]);
     let pool = world.ledger.add_pool(KEEP);
+    world.request(pool, A, 0).unwrap();
+    world.settle();
     for _ in 0..50 {
         world.request(pool, A, 0).unwrap();
     }
     assert_eq!(world.request(pool, A, 0), Err(Refusal::QueueFull { limit: 50 }));
+}
+
+#[test]
+fn a_queue_of_none_still_lets_a_cold_pool_open() {
+    let mut world = World::new(2, &[Limits { queue: 0, ..limits(0, 0) }]);
+    let pool = world.ledger.add_pool(KEEP);
+    world.request(pool, A, 0).unwrap();
+    world.request(pool, A, 0).unwrap();
+    assert_eq!(world.request(pool, A, 0), Err(Refusal::QueueFull { limit: 0 }), "a third would wait for one of the first two");
+    world.settle();
+    assert_eq!(world.holding.len(), 2);
+    assert_eq!(world.request(pool, A, 0), Err(Refusal::QueueFull { limit: 0 }));
 }
 
 #[test]

@@ -221,7 +221,7 @@ proptest! {
         for letter in row.sql.chars() {
             match letter {
                 ' ' | '\n' => text += &gap(),
-                '(' | ')' | ',' | ';' | '=' | '.' => text += &format!("{}{letter}{}", gap(), gap()),
+                '(' | ')' | ',' | ';' | '=' | '.' => text.extend([gap(), letter.to_string(), gap()]),
                 _ => text.push(letter),
             }
         }
