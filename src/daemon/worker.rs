@@ -96,6 +96,7 @@ fn run(
     let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let Seat { number, listeners, mut inbox, mut mail } = seat;
+        pool::size_scratch(house.config.load().process.read_buffer);
         let clock = Clock::new();
         let ticker = Ticker::new()?;
         let local = Local::new(number, Rc::clone(&clock), house.upstreams());

@@ -429,16 +429,23 @@ async fn say_goodbye(server: &mut Server) {
     while server.io.read(&mut rest).await.is_ok_and(|count| count > 0) {}
 }
 
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LENGTH].into());
+}
+
 /// The worker's read buffer, for as long as `work` takes.
 pub fn with_scratch<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
-    thread_local! {
-        static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LENGTH].into());
-    }
     SCRATCH.with_borrow_mut(|scratch| work(scratch))
 }
 
-/// The length of a worker's read buffer, in bytes.
-pub const SCRATCH_LENGTH: usize = 32 << 10;
+/// Gives this worker a read buffer of another length, in bytes; before it has any client.
+pub fn size_scratch(length: usize) {
+    SCRATCH.set(vec![0; length.max(1)].into());
+}
+
+/// The length of a worker's read buffer unless it is told otherwise, in bytes.
+const SCRATCH_LENGTH: usize = 32 << 10;
+
 /// Read at a time of what an idle connection was sent, in bytes; seldom more than a line.
 const ASIDE: usize = 1 << 10;
 

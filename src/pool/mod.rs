@@ -15,7 +15,7 @@ mod shared;
 
 pub use auth_query::{AuthQueries, auth_query};
 pub use lease::Lease;
-pub use local::{Attempt, Local, SCRATCH_LENGTH, Unavailable, Wait, with_scratch};
+pub use local::{Attempt, Local, Unavailable, Wait, size_scratch, with_scratch};
 pub use mail::{Inbox, Job, Jobs, Mail, Mailbox, mailbox};
 pub use opener::{probe, serve as serve_jobs};
 pub use profiles::{Profile, Profiles};

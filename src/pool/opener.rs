@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::auth_query::AuthQueries;
@@ -15,12 +14,8 @@ use crate::metrics::ConnectOutcome;
 use crate::net::{connect, now};
 use crate::upstream::{self, Broken, CANCEL_LIMIT, Travelling};
 
-/// Cancels that may be under way at once; the rest wait (H6). They are not counted against any upstream's budget.
-const CANCELS_AT_ONCE: usize = 32;
-
 /// Carries out jobs until nobody is left to send any.
 pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
-    let cancels = Rc::new(Semaphore::new(CANCELS_AT_ONCE));
     let auth_queries = Rc::new(AuthQueries::default());
     while let Some(job) = jobs.recv().await {
         match job {
@@ -28,9 +23,8 @@ pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
                 tokio::task::spawn_local(open(pool, server, worker));
             }
             Job::Cancel { upstream, card, finished, worker } => {
-                let cancels = Rc::clone(&cancels);
                 tokio::task::spawn_local(async move {
-                    let _turn = cancels.acquire().await;
+                    let _turn = upstream.cancels.acquire().await;
                     let target = upstream.target.load_full();
                     let still_wanted = || card.finished.load(Ordering::Acquire) == finished;
                     if let Err(why) = upstream::cancel(&target, &card, CANCEL_LIMIT, still_wanted).await {

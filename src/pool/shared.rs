@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 
 use super::ledger::{Keep, Ledger, PoolId, ServerId, State, Step};
 use super::mail::{Job, Jobs, Mail, Mailbox};
@@ -46,6 +47,8 @@ pub struct Upstream {
     pub times: ArcSwap<Times>,
     /// Keys derived for logging in.
     pub keys: Mutex<KeyCache>,
+    /// Turns for cancels: one is under way at a time (H6), on the one control connection that is theirs.
+    pub cancels: Semaphore,
     /// Its numbers.
     pub numbers: Arc<UpstreamNumbers>,
     pools: RwLock<Directory>,
@@ -103,6 +106,7 @@ impl Upstream {
             target: ArcSwap::from_pointee(target),
             times: ArcSwap::from_pointee(times),
             keys: Mutex::new(KeyCache::new(REMEMBERED_KEYS)),
+            cancels: Semaphore::new(1),
             numbers,
             pools: RwLock::default(),
             jobs,

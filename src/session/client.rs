@@ -15,7 +15,7 @@ use super::house::Admitted;
 use super::inspect::HELD;
 use super::login::LoggedIn;
 use super::phase::Phase;
-use super::relay::{self, End, First};
+use super::relay::{End, First, Relay};
 use super::watch::{Signal, Watch};
 use super::worker::Worker;
 use crate::fault::{Fault, Whose};
@@ -42,6 +42,8 @@ pub struct Client {
     discarding: bool,
     /// Bytes of a dropped message that are still to come.
     skip: u32,
+    /// A server connection that has just been had, and where the bytes for it are.
+    pub(super) leased: Option<(Lease, First, Instant)>,
     _admitted: Admitted,
 }
 
@@ -85,6 +87,7 @@ impl Client {
             unsent: Vec::new(),
             discarding: false,
             skip: 0,
+            leased: None,
             _admitted: admitted,
         }
     }
@@ -99,18 +102,19 @@ impl Client {
         })
         .await;
         loop {
-            let wish = match self.idle().await {
-                Wish::Leave => return,
-                wish => wish,
-            };
-            let began = now();
-            let Some((lease, first)) = self.acquire(wish, began).await else {
-                if self.io_is_done() {
+            // The lease comes by way of the client, not as this future's outcome: the two would take their room side by side in every idle client.
+            self.work().await;
+            if self.leased.is_none() {
+                if self.is_leaving() {
                     return;
                 }
                 continue;
+            }
+            let end = {
+                let mut relay = Relay::begin(self);
+                let stop = (&mut relay).await;
+                relay.end(stop)
             };
-            let end = relay::relay(self, lease, first, began).await;
             self.watch.enter(Phase::Idle, end.at());
             self.worker.rest(&self.watch);
             if !matches!(end, End::Settled { .. }) && !Box::pin(self.after(end)).await {
@@ -119,8 +123,18 @@ impl Client {
         }
     }
 
-    /// A client that is to leave has a signal to that effect.
-    fn io_is_done(&self) -> bool {
+    /// Waits for work and for a server connection to do it with; there is none where the client has heard why, or leaves.
+    async fn work(&mut self) {
+        let wish = self.idle().await;
+        if matches!(wish, Wish::Leave) {
+            return self.leave();
+        }
+        let began = now();
+        self.leased = self.acquire(wish, began).await.map(|(lease, first)| (lease, first, began));
+    }
+
+    /// Whether the client is one that is to leave.
+    fn is_leaving(&self) -> bool {
         self.discarding && self.skip == u32::MAX
     }
 

@@ -36,10 +36,14 @@ pub use worker::{Mail, Mailbox, Worker};
 /// Serves one connection from accept to its end.
 ///
 /// Cancel safe: a dropped future closes the connection.
-pub async fn serve(io: Io, peer: Peer, worker: Rc<Worker>) {
+pub fn serve(io: Io, peer: Peer, worker: Rc<Worker>) -> impl Future<Output = ()> {
     // On the heap, for as long as it takes: what an idle client keeps must stay small.
-    if let Some(mut client) = Box::pin(enter(io, peer, worker)).await {
-        client.live().await;
+    let entering = Box::pin(enter(io, peer, worker));
+    async move {
+        let mut client = entering.await;
+        if let Some(client) = &mut client {
+            client.live().await;
+        }
     }
 }
 

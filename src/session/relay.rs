@@ -4,8 +4,8 @@
 //! backpressure is the shape of the loop. The server is looked at first, then the client: for its disconnect, its pipelining, its COPY data.
 //! Checklist B2, B5, C3, E2, E6, F5, G3, G4.
 
-use std::future::poll_fn;
 use std::io;
+
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -69,7 +69,7 @@ impl End {
 }
 
 /// Why the relay stops.
-enum Stop {
+pub enum Stop {
     Settled,
     /// The client has gone without a word.
     Vanished,
@@ -78,6 +78,8 @@ enum Stop {
     /// The client does not read.
     Stalled,
     ServerLost,
+    /// The server connection broke before it took a byte.
+    Unsent,
     Malformed(Malformed),
     Fault(Box<Fault>),
 }
@@ -92,7 +94,10 @@ impl Stop {
 /// The most turns before other clients of the worker get theirs.
 const TURNS: u32 = 16;
 
-struct Relay<'a> {
+/// A lease at work: a future of why it stops.
+///
+/// Not cancel safe: dropped, it discards the server connection.
+pub struct Relay<'a> {
     client: &'a mut Client,
     lease: Lease,
     inspector: Inspector,
@@ -110,24 +115,15 @@ struct Relay<'a> {
     server_ends: bool,
     /// The server has reported a setting.
     has_reported: bool,
-}
-
-/// Relays until the lease ends.
-///
-/// Not cancel safe: a dropped future discards the server connection.
-pub async fn relay(client: &mut Client, lease: Lease, first: First, began: Instant) -> End {
-    let mut relay = match Relay::begin(client, lease, first, began) {
-        Ok(relay) => relay,
-        Err(end) => return end,
-    };
-    let stop = poll_fn(|cx| relay.poll(cx)).await;
-    relay.end(stop)
+    /// It was over before it had begun.
+    stopped: Option<Stop>,
 }
 
 impl<'a> Relay<'a> {
     /// Sends a lease's first bytes on. A server connection that turns out to be broken before it has taken any of them is not the client's business.
     #[inline]
-    fn begin(client: &'a mut Client, lease: Lease, first: First, began: Instant) -> Result<Self, End> {
+    pub fn begin(client: &'a mut Client) -> Self {
+        let Some((lease, first, began)) = client.leased.take() else { unreachable!("whoever begins has a lease") };
         client.watch.enter(Phase::Running, began);
         client.watch.set(|timing| timing.transaction_since = Some(began));
         let mut relay = Self {
@@ -143,6 +139,7 @@ impl<'a> Relay<'a> {
             server_has_bytes: false,
             server_ends: false,
             has_reported: false,
+            stopped: None,
         };
         let begun = match first {
             First::Scratch(count) => with_scratch(|scratch| relay.send_first(&scratch[..count])),
@@ -151,11 +148,12 @@ impl<'a> Relay<'a> {
                 relay.send_first(&held)
             }
         };
-        match begun {
-            Ok(()) => Ok(relay),
-            Err(Stop::ServerLost) if !relay.server_has_bytes => Err(End::Unsent { at: now() }),
-            Err(stop) => Err(relay.end(stop)),
-        }
+        relay.stopped = match begun {
+            Ok(()) => None,
+            Err(Stop::ServerLost) if !relay.server_has_bytes => Some(Stop::Unsent),
+            Err(stop) => Some(stop),
+        };
+        relay
     }
 
     #[inline]
@@ -165,21 +163,6 @@ impl<'a> Relay<'a> {
             self.client.held = bytes.to_vec();
         }
         sent
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
-        if let Some(stop) = self.heed_signals() {
-            return Poll::Ready(stop);
-        }
-        for _ in 0..TURNS {
-            match self.turn(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
-                Err(stop) => return Poll::Ready(stop),
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// One look at each direction; whether anything moved.
@@ -485,7 +468,7 @@ impl<'a> Relay<'a> {
 
     /// Ends the lease: the server connection goes back, or is put in order, or is discarded.
     #[inline]
-    fn end(mut self, stop: Stop) -> End {
+    pub fn end(mut self, stop: Stop) -> End {
         let at = now();
         self.unwatch_peer();
         self.client.unsent.drain(..self.given.min(self.client.unsent.len()));
@@ -515,6 +498,9 @@ impl<'a> Relay<'a> {
 
     #[cold]
     fn end_badly(mut self, stop: Stop, at: Instant) -> End {
+        if matches!(stop, Stop::Unsent) {
+            return End::Unsent { at };
+        }
         let session = self.client.watch.pool.mode == PoolMode::Session;
         self.lease.server_mut().state.dirty |= self.inspector.is_dirty() || session;
         // Half a message that cannot be completed: the connection is of no more use (E2).
@@ -525,7 +511,7 @@ impl<'a> Relay<'a> {
         }
         let lost = matches!(stop, Stop::ServerLost);
         let fault = match stop {
-            Stop::Settled | Stop::Terminated | Stop::Vanished | Stop::Stalled => None,
+            Stop::Settled | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent => None,
             // What the server said of its end has been passed on (G3).
             Stop::ServerLost if self.server_ends => None,
             Stop::ServerLost => Some(Box::new(Fault::ServerLost)),
@@ -549,6 +535,25 @@ impl<'a> Relay<'a> {
             self.lease.mend();
         }
         end
+    }
+}
+
+impl Future for Relay<'_> {
+    type Output = Stop;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Stop> {
+        if let Some(stop) = self.stopped.take().or_else(|| self.heed_signals()) {
+            return Poll::Ready(stop);
+        }
+        for _ in 0..TURNS {
+            match self.turn(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(stop) => return Poll::Ready(stop),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

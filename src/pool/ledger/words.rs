@@ -1,0 +1,100 @@
+//! The words between the ledger and its callers: who and what is meant, what was decided, what is to be done.
+
+use std::time::Duration;
+
+use crate::admission::{TenantId, Ticket};
+
+/// A server connection of this upstream, from before it is opened until after it is closed. Ids are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerId(pub u32);
+
+/// A pool of this upstream: one (database, user).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId(pub u32);
+
+/// What the ledger knows of a connection's state; the names are those of the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// It is being connected and logged in to.
+    Opening,
+    /// It waits for a client.
+    Idle,
+    /// A client holds it.
+    Leased(TenantId),
+    /// Its client has gone and it is being put in order, on that tenant's account.
+    Mending(TenantId),
+    /// It is being closed.
+    Closing,
+}
+
+/// How a pool's connections live.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// An idle connection is closed after this.
+    pub idle: Option<Duration>,
+    /// A connection is closed after about this, when it is next idle.
+    pub lifetime: Option<Duration>,
+    /// So many are kept idle, however long.
+    pub min_idle: u32,
+    /// A connection serves one client and is closed (replication).
+    pub once: bool,
+}
+
+/// What the caller must do after the lock is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Give this connection, which worker `at` has, to the waiter.
+    Hand {
+        /// The connection; its state is `Leased` already.
+        server: ServerId,
+        /// The worker that has it.
+        at: u16,
+        /// The waiter.
+        to: Waiter,
+    },
+    /// Connect and log in; then say `opened` or `open_failed`.
+    Open {
+        /// The connection to be.
+        server: ServerId,
+        /// Its pool.
+        pool: PoolId,
+        /// The worker that shall have it.
+        worker: u16,
+    },
+    /// Close this idle connection, which worker `at` has; then say `closed`.
+    Close {
+        /// The connection; its state is `Closing` already.
+        server: ServerId,
+        /// The worker that has it.
+        at: u16,
+    },
+}
+
+/// Where a waiting client is to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Waiter {
+    /// The worker that it lives on.
+    pub worker: u16,
+    /// Where that worker keeps it.
+    pub slot: u32,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// This idle connection of the caller's own worker is the client's.
+    Take(ServerId),
+    /// The client waits; a `Hand` step will come, perhaps at once.
+    Wait(Ticket),
+}
+
+/// What a connection that is given back is for next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A waiter's.
+    Hand(Waiter),
+    /// Keep it idle.
+    Keep,
+    /// Close it; then say `closed`.
+    Close,
+}
