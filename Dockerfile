@@ -31,7 +31,7 @@ FROM ${RUNTIME}
 COPY --from=builder /out /
 # A number, so that Kubernetes' runAsNonRoot can see that it is not root; no file in the image belongs to it.
 USER 65532:65532
-# Operations are off unless named: they answer without a password, so publish 9632 to whoever watches, and to nobody else.
+# Operations answer without a password: publish 9632 to whoever watches, and to nobody else.
 ENV PGWEIR_LISTEN__HTTP=0.0.0.0:9632
 EXPOSE 6432 9632
 # Alive, not ready: a container that is replaced because its database is down, or while it drains, helps nobody. Balancers ask /readyz.

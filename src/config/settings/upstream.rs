@@ -40,7 +40,7 @@ pub struct UpstreamSettings {
     /// applies: at once
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: u32,
-    /// Connections on top of the budget, for probes, `auth_query` and cancel requests.
+    /// Connections on top of the budget: one for cancel requests, which are delivered one at a time, and the others (at least one) for `auth_query`.
     ///
     /// applies: at once
     #[schemars(range(min = 1, max = 1_000))]
