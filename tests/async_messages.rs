@@ -273,6 +273,9 @@ async fn g5_a_server_that_is_down_is_an_error_that_the_session_survives() {
     let (mut idle, mut busy) = (login(&proxy).await, login(&proxy).await);
     idle.query("SELECT 1").await;
     busy.query("BEGIN").await;
+    // A backend that has not come to reading yet would leave without a word.
+    let reading = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND wait_event = 'ClientRead'";
+    eventually("the busy one waits for its client", PATIENCE, || async { pg.value(reading).await == "1" }).await;
     pg.stop(Stop::Immediate);
     let said: Vec<_> = busy.until_closed().await.iter().map(|frame| ServerError::read(&frame.body)).collect();
     let said: Vec<_> = said.iter().map(|last| (last.severity(), last.code())).collect();

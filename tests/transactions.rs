@@ -101,6 +101,8 @@ async fn visit(proxy: &Proxy, leave: Leave, what: impl AsyncFnOnce(&mut Wire)) -
         Leave::Reset => net.cut(),
     }
     drop(wire);
+    // Dropped earlier, the network would cut what is still on its way.
+    eventually("the proxy has seen it leave", PATIENCE, || async { net.connections() == 0 }).await;
     pid
 }
 
