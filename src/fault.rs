@@ -109,6 +109,11 @@ pub enum Fault {
     CancelledWaiting,
     /// A transaction over several statements, in statement mode.
     StatementMode,
+    /// The client prepares a statement under a name that it has given already.
+    StatementExists {
+        /// The name.
+        name: String,
+    },
     /// The client is connected to itself through something that does not speak the protocol.
     Unsupported(&'static str),
     /// Something is wrong inside.
@@ -129,7 +134,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-const TABLE: [Entry; 24] = [
+const TABLE: [Entry; 25] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -268,6 +273,13 @@ const TABLE: [Entry; 24] = [
         "Use `pool_mode = \"transaction\"`.",
     ),
     entry(
+        "statement_exists",
+        sqlstate::DUPLICATE_STATEMENT_NAME,
+        false,
+        "The client prepares a statement under a name that it has given already, as PostgreSQL would say.",
+        "Close the statement first, or give another name.",
+    ),
+    entry(
         "internal",
         sqlstate::INTERNAL_ERROR,
         true,
@@ -314,7 +326,8 @@ impl Fault {
             Self::IdleClient { .. } => 20,
             Self::CancelledWaiting => 21,
             Self::StatementMode => 22,
-            Self::Unsupported(_) | Self::Internal => 23,
+            Self::StatementExists { .. } => 23,
+            Self::Unsupported(_) | Self::Internal => 24,
         }
     }
 
@@ -390,6 +403,7 @@ impl Fault {
             Self::IdleClient { .. } => "terminating connection due to idle-session timeout".into(),
             Self::CancelledWaiting => "canceling statement due to user request".into(),
             Self::StatementMode => "transactions over several statements are not allowed in statement mode".into(),
+            Self::StatementExists { name } => format!("prepared statement \"{name}\" already exists"),
             Self::Unsupported(what) => format!("{what} is not supported"),
             Self::Internal => "internal error".into(),
         }

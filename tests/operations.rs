@@ -107,6 +107,15 @@ async fn status_and_metrics_agree() {
     let (mut idle, mut active) = (login(&proxy).await, login(&proxy).await);
     active.query("BEGIN").await;
     idle.query("SELECT 1").await;
+    // What is counted is counted once the answer has been sent; then nothing moves any more.
+    let at_rest = [
+        (r#"pgweir_transactions_total{tenant="default"}"#, 1.0),
+        (r#"pgweir_server_connections{upstream="main",state="opening"}"#, 0.0),
+        (r#"pgweir_server_connections{upstream="main",state="leased"}"#, 1.0),
+    ];
+    for (sample, value) in at_rest {
+        eventually(sample, PATIENCE, async || (proxy.metric(sample).await - value).abs() < 0.1).await;
+    }
 
     let page = proxy.http_get("/status").await;
     assert_eq!(page.status, 200);

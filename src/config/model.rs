@@ -147,6 +147,8 @@ pub struct Upstream {
     pub server_check_delay: Duration,
     /// How long cleaning up after a vanished client may take.
     pub settle_timeout: Duration,
+    /// What the prepared statements on one connection may take, in bytes.
+    pub prepared_statements: usize,
     /// `application_name` where no client gives one.
     pub application_name: String,
     /// How verifiers of users who are not listed are asked for.

@@ -15,7 +15,7 @@ use crate::admission::Limits;
 use crate::auth::KeyCache;
 use crate::config::PoolMode;
 use crate::metrics::UpstreamNumbers;
-use crate::upstream::{Broken, Login, Target};
+use crate::upstream::{Broken, Login, Statements, Target};
 use crate::wire::startup::Replication;
 
 /// How many derived keys are remembered for logging in to servers; each saves a millisecond.
@@ -63,6 +63,8 @@ pub struct Times {
     pub check_after: Duration,
     /// How long putting a connection in order after a vanished client may take.
     pub settle: Duration,
+    /// What the statements that are kept prepared on one connection may take, in bytes.
+    pub prepared_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,8 @@ pub struct Pool {
     pub login: ArcSwap<Login>,
     /// What servers answered to which startup settings.
     pub profiles: Mutex<Profiles>,
+    /// The statements that its clients have prepared.
+    pub statements: Statements,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -135,6 +139,7 @@ impl Upstream {
             mode,
             login: ArcSwap::from_pointee(login()),
             profiles: Mutex::default(),
+            statements: Statements::default(),
             failure: Mutex::default(),
         });
         directory.by_key.insert(key.clone(), Arc::clone(&pool));

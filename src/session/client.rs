@@ -16,6 +16,7 @@ use super::inspect::HELD;
 use super::login::LoggedIn;
 use super::phase::Phase;
 use super::relay::{End, First, Relay};
+use super::statements::Names;
 use super::watch::{Signal, Watch};
 use super::worker::Worker;
 use crate::fault::{Fault, Whose};
@@ -34,6 +35,10 @@ pub struct Client {
     pub(super) watch: Rc<Watch>,
     pub(super) slot: u32,
     pub(super) settings: Arc<Settings>,
+    /// Its prepared statements.
+    pub(super) names: Names,
+    /// What the Parse of its unnamed statement says behind the name, if it has one.
+    pub(super) unnamed: Vec<u8>,
     /// What was read and not yet sent on: at most a message that is not whole, but for one that waits for a server connection.
     pub(super) held: Vec<u8>,
     /// What is for the client and it has not taken yet.
@@ -83,6 +88,8 @@ impl Client {
             watch,
             slot,
             settings,
+            names: Names::default(),
+            unnamed: Vec::new(),
             held: rest,
             unsent: Vec::new(),
             discarding: false,

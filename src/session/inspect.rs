@@ -2,24 +2,30 @@
 //!
 //! Only Query, Parse, Bind, Describe and Close have content that matters; CopyData streams through as it comes (B2). A message that is cut by the chunk's end is
 //! held back until it is whole, so that the server never holds half of a small one; of what is larger than [`HELD`] so many bytes are awaited, which hold its
-//! names, and the rest streams through.
+//! names, and the rest streams through. A Parse with a name is awaited up to [`STATEMENT`] bytes: whatever server its client gets must be told it again.
 
 use crate::wire::Malformed;
 use crate::wire::message;
 use crate::wire::scan::{Side, body_length};
-use crate::wire::sql::{self, PinReason};
+use crate::wire::sql::{self, Effects, PinReason};
 
 /// Messages up to this length, in bytes, reach the server whole or not at all; of longer ones this much is read before anything is sent on.
 pub const HELD: usize = 32 << 10;
+
+/// A Parse with a name is held back up to this length, in bytes; a longer one keeps its client on the server that has it.
+pub const STATEMENT: usize = 256 << 10;
+
+/// An unnamed Parse up to this length, in bytes, is remembered for the client's next transaction.
+const UNNAMED: usize = 8 << 10;
 
 /// Why a client keeps its server connection beyond a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
     /// What a statement's text says it leaves behind.
     Sql(PinReason),
-    /// A named prepared statement.
+    /// A prepared statement with a name whose text is too long to be remembered.
     Statement,
-    /// An unnamed prepared statement that is used in a later batch than its Parse.
+    /// An unnamed prepared statement, too long to be remembered, that waits for its Bind in a later batch.
     Unnamed,
 }
 
@@ -57,10 +63,21 @@ enum Unnamed {
     /// This server has none of the client's.
     #[default]
     Absent,
-    /// It was parsed in this batch and not bound yet.
+    /// It was parsed in this batch and not bound yet, and is too long to be remembered.
     Parsed,
+    /// It was parsed in this lease and can be parsed again in the next.
+    Here,
     /// It was parsed and bound in this lease.
     Bound,
+}
+
+/// What has become of the client's unnamed statement in the chunk that was read last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remember {
+    /// There is none any more that could be parsed again.
+    Nothing,
+    /// What its Parse says, behind the name, is in this range of the chunk.
+    Range(std::ops::Range<usize>),
 }
 
 /// Where a client stands in its own stream, from the first byte of a lease to its last.
@@ -73,6 +90,11 @@ pub struct Inspector {
     dirty: bool,
     /// Something was left that no reset ends.
     lasting: bool,
+    /// Statements with names are the proxy's business: they follow their client.
+    renames: bool,
+    remember: Option<Remember>,
+    /// A text drops all prepared statements.
+    drops_statements: bool,
 }
 
 /// What is to be done with a chunk.
@@ -82,11 +104,16 @@ pub enum Verdict {
     Forward(usize),
     /// Send so many bytes on; the client takes its leave behind them.
     Terminate(usize),
-    /// Send so many bytes on; the message behind them uses an unnamed statement that this server does not have.
-    NoUnnamed(usize),
+    /// Send so many bytes on; the message behind them is about a statement that this server does not know under that name, or not at all.
+    Rewrite(usize),
 }
 
 impl Inspector {
+    /// At the beginning of a lease; `renames` says whether statements with names follow their client.
+    pub fn new(renames: bool) -> Self {
+        Self { renames, ..Self::default() }
+    }
+
     /// Whether the client is between two messages.
     pub fn at_edge(&self) -> bool {
         self.left == 0
@@ -109,7 +136,44 @@ impl Inspector {
 
     /// The server's session has been taken back to what it was.
     pub fn forget(&mut self) {
-        *self = Self { left: self.left, lasting: self.lasting, ..Self::default() };
+        *self = Self { left: self.left, lasting: self.lasting, renames: self.renames, ..Self::default() };
+    }
+
+    /// Whether [`take_remember`](Self::take_remember) or [`take_drops`](Self::take_drops) have something to tell of the chunk that was read last.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.remember.is_some() || self.drops_statements
+    }
+
+    /// What has become of the unnamed statement; told once.
+    pub fn take_remember(&mut self) -> Option<Remember> {
+        self.remember.take()
+    }
+
+    /// Whether a text drops all prepared statements; told once.
+    pub fn take_drops(&mut self) -> bool {
+        std::mem::take(&mut self.drops_statements)
+    }
+
+    /// So many bytes of the message that was rewritten are still to come.
+    pub fn stream_rest(&mut self, left: usize) {
+        self.left = u32::try_from(left).unwrap_or(u32::MAX);
+    }
+
+    /// The client's unnamed statement, which says this, was put on this server again.
+    pub fn restored(&mut self, text: &[u8]) {
+        self.unnamed = Unnamed::Here;
+        self.statement(text, true);
+    }
+
+    /// Whether the unnamed statement is on this server and nobody need remember a long one.
+    pub fn has_bound_unnamed(&self) -> bool {
+        self.unnamed == Unnamed::Bound
+    }
+
+    /// A statement of the client's that is too long to be remembered is on this server only.
+    pub fn hold_statement(&mut self) {
+        self.hold(Pin::Statement);
     }
 
     /// Reads the next chunk of the client's stream. `sent` is told the type of each message that is to be sent on, in order.
@@ -129,22 +193,31 @@ impl Inspector {
             let total = length as usize + 5;
             if total <= rest.len() {
                 if !self.message(kind, &rest[5..total], true) {
-                    return Ok(Verdict::NoUnnamed(at));
+                    return Ok(Verdict::Rewrite(at));
+                }
+                if kind == b'P' && self.unnamed == Unnamed::Here {
+                    self.remember = Some(Remember::Range(at + 6..at + total));
                 }
                 sent(kind);
                 at += total;
-            } else if rest.len() < total.min(HELD) && kind != b'd' {
+            } else if rest.len() < total.min(self.awaited(kind, rest)) && kind != b'd' {
                 // What a large message is about must not depend on where its sender, or the network, has cut it.
                 return Ok(Verdict::Forward(at));
             } else {
                 if !self.message(kind, &rest[5..], false) {
-                    return Ok(Verdict::NoUnnamed(at));
+                    return Ok(Verdict::Rewrite(at));
                 }
                 sent(kind);
                 self.left = u32::try_from(total - rest.len()).unwrap_or(u32::MAX);
                 return Ok(Verdict::Forward(chunk.len()));
             }
         }
+    }
+
+    /// How many bytes of a message are awaited before any of it is sent on.
+    #[inline]
+    fn awaited(&self, kind: u8, message: &[u8]) -> usize {
+        if kind == b'P' && self.renames && message.get(5) != Some(&0) { STATEMENT } else { HELD }
     }
 
     /// Passes over what the chunk has of a message that is streaming through.
@@ -159,66 +232,75 @@ impl Inspector {
     fn message(&mut self, kind: u8, body: &[u8], whole: bool) -> bool {
         match kind {
             b'Q' => {
-                self.unnamed = Unnamed::Absent;
-                self.unpin_unnamed();
-                self.statement(message::query(body).unwrap_or(body), whole);
+                self.forget_unnamed();
+                let effects = self.statement(message::query(body).unwrap_or(body), whole);
+                return !(self.renames && (effects.deallocates() || effects.lists_statements()));
             }
-            b'P' => self.parse(body, whole),
+            b'P' => return self.parse(body, whole),
             b'B' => return self.bind(body, whole),
-            b'D' => {
-                // Describe of a statement (`S`) with an empty name.
-                return !(body.first() == Some(&b'S') && body.get(1) == Some(&0) && self.lacks_unnamed());
-            }
+            b'D' | b'C' => match body {
+                [b'S', 0, ..] if kind == b'D' => return self.unnamed != Unnamed::Absent,
+                [b'S', 0, ..] => self.forget_unnamed(),
+                [b'S', ..] => return !self.renames,
+                _ => {}
+            },
             b'S' => self.sync(),
             _ => {}
         }
         true
     }
 
-    fn parse(&mut self, body: &[u8], whole: bool) {
-        if let Ok((name, text)) = message::parse(body) {
-            self.name(name);
-            return self.statement(text, whole);
+    fn parse(&mut self, body: &[u8], whole: bool) -> bool {
+        if body.first() == Some(&0) {
+            self.unpin_unnamed();
+            self.remember = Some(Remember::Nothing);
+            self.unnamed = if whole && body.len() <= UNNAMED { Unnamed::Here } else { Unnamed::Parsed };
+            let text = message::parse(body).map_or(body, |(_, text)| text);
+            let effects = self.statement(text, whole);
+            return !(self.renames && (effects.deallocates() || effects.lists_statements()));
         }
-        // The text goes on beyond what is here, or the name does.
-        let name = memchr::memchr(0, body).map(|end| &body[..end]);
-        self.name(name.unwrap_or(body));
-        self.statement(body, false);
-    }
-
-    fn name(&mut self, name: &[u8]) {
-        if name.is_empty() {
-            self.unnamed = Unnamed::Parsed;
-        } else {
-            self.hold(Pin::Statement);
+        if self.renames {
+            return false;
         }
+        self.hold(Pin::Statement);
+        match message::parse(body) {
+            Ok((_, text)) => self.statement(text, whole),
+            // The text goes on beyond what is here, or the name does.
+            Err(_) => self.statement(body, false),
+        };
+        true
     }
 
     fn bind(&mut self, body: &[u8], whole: bool) -> bool {
         match message::bind(body) {
             Ok((_, [])) => {}
-            Ok(_) => return true,
+            Ok(_) => return !self.renames,
             // The server will not understand it either.
             Err(_) if whole => return true,
-            // The names go on beyond what is here, and might be about the unnamed statement.
+            // The names go on beyond what is here.
+            Err(_) if self.renames => return false,
             Err(_) => {}
         }
-        if self.lacks_unnamed() {
+        if self.unnamed == Unnamed::Absent {
             return false;
         }
         self.unnamed = Unnamed::Bound;
         true
     }
 
-    fn lacks_unnamed(&self) -> bool {
-        self.unnamed == Unnamed::Absent
-    }
-
     /// The end of a batch: a statement that was parsed and not bound is meant for a later one.
     fn sync(&mut self) {
-        if self.unnamed == Unnamed::Parsed {
-            self.hold(Pin::Unnamed);
+        match self.unnamed {
+            Unnamed::Parsed => self.hold(Pin::Unnamed),
+            // It is bound now, or another has taken its place.
+            Unnamed::Here | Unnamed::Bound | Unnamed::Absent => self.unpin_unnamed(),
         }
+    }
+
+    fn forget_unnamed(&mut self) {
+        self.unnamed = Unnamed::Absent;
+        self.remember = Some(Remember::Nothing);
+        self.unpin_unnamed();
     }
 
     fn unpin_unnamed(&mut self) {
@@ -237,15 +319,21 @@ impl Inspector {
 
     /// What a statement's text says it may leave behind; one that is not all here may leave anything.
     #[inline]
-    fn statement(&mut self, text: &[u8], whole: bool) {
+    fn statement(&mut self, text: &[u8], whole: bool) -> Effects {
         let effects = sql::session_state(text);
         if !whole {
             self.dirty = true;
         }
-        if effects.is_empty() {
-            return;
+        if !effects.is_empty() {
+            self.expect(effects);
         }
-        self.dirty = true;
+        effects
+    }
+
+    /// A statement with these effects is going to be run.
+    pub fn expect(&mut self, effects: Effects) {
+        self.dirty |= effects.may_leave_anything();
+        self.drops_statements |= effects.clears(PinReason::Prepare);
         self.lasting |= effects.may_leave(PinReason::Load) || effects.may_leave(PinReason::Session);
         if let Some(reason) = effects.first_pin() {
             self.hold(Pin::Sql(reason));
@@ -297,9 +385,8 @@ mod tests {
     }
 
     #[test]
-    fn named_statements_and_what_the_text_says_pin() {
+    fn what_the_text_says_pins() {
         let cases = [
-            (parse("s1", "SELECT 1"), Pin::Statement),
             (query("SET search_path = a"), Pin::Sql(PinReason::Setting)),
             (parse("", "LISTEN x"), Pin::Sql(PinReason::Listen)),
         ];
@@ -308,20 +395,47 @@ mod tests {
             read(&mut inspector, &[message]);
             assert_eq!((inspector.pin(), inspector.is_dirty()), (Some(pin), true));
         }
+        let mut session = Inspector::new(false);
+        assert_eq!(read(&mut session, &[parse("s1", "SELECT 1"), bind("s1")]).1, "PB");
+        assert_eq!(session.pin(), Some(Pin::Statement));
         assert_eq!(Pin::Statement.label(), "statement");
         assert_eq!(Pin::Unnamed.label(), "unnamed_statement");
     }
 
     #[test]
-    fn c10_an_unnamed_statement_of_another_batch_pins_or_is_refused() {
-        let mut inspector = Inspector::default();
-        read(&mut inspector, &[parse("", "SELECT 1"), sync()]);
-        assert_eq!(inspector.pin(), Some(Pin::Unnamed));
-        assert_eq!(read(&mut inspector, &[bind(""), sync()]).1, "BS");
+    fn d1_statements_with_names_are_rewritten() {
+        let first = query("SELECT 1");
+        let describe = |name: &str| frame(b'D', format!("S{name}\0").as_bytes());
+        let close = |name: &str| frame(b'C', format!("S{name}\0").as_bytes());
+        for message in [parse("s1", "SELECT 1"), bind("s1"), describe("s1"), close("s1"), query("DEALLOCATE s1")] {
+            let verdict = read(&mut Inspector::new(true), &[first.clone(), message]);
+            assert_eq!(verdict, (Verdict::Rewrite(first.len()), "Q".to_owned()));
+        }
+        let mut inspector = Inspector::new(true);
+        let long = parse("s1", &"x".repeat(STATEMENT));
+        assert_eq!(read(&mut inspector, &[long[..STATEMENT - 1].to_vec()]).0, Verdict::Forward(0), "it may still be whole soon");
+        assert_eq!(read(&mut inspector, &[long[..STATEMENT].to_vec()]).0, Verdict::Rewrite(0));
+    }
+
+    #[test]
+    fn c10_an_unnamed_statement_of_another_batch_is_remembered_or_pins() {
+        let mut inspector = Inspector::new(true);
+        let message = parse("", "SELECT 1");
+        read(&mut inspector, &[query("SELECT 1"), message.clone(), sync()]);
+        let at = query("SELECT 1").len();
+        assert_eq!(inspector.take_remember(), Some(Remember::Range(at + 6..at + message.len())));
+        assert_eq!((inspector.pin(), inspector.take_remember()), (None, None));
         read(&mut inspector, &[query("SELECT 1")]);
-        assert_eq!(inspector.pin(), None, "a Query destroys it");
-        let mut elsewhere = Inspector::default();
-        assert_eq!(read(&mut elsewhere, &[bind(""), sync()]), (Verdict::NoUnnamed(0), String::new()));
+        assert_eq!(inspector.take_remember(), Some(Remember::Nothing), "a Query destroys it");
+        assert_eq!(read(&mut Inspector::new(true), &[bind(""), sync()]), (Verdict::Rewrite(0), String::new()));
+
+        let mut inspector = Inspector::new(true);
+        read(&mut inspector, &[parse("", &"x".repeat(UNNAMED)), sync()]);
+        assert_eq!(inspector.pin(), Some(Pin::Unnamed));
+        assert_eq!(read(&mut inspector, &[bind("")]).1, "B");
+        assert_eq!(inspector.pin(), Some(Pin::Unnamed), "its portal is still to be run");
+        read(&mut inspector, &[sync()]);
+        assert_eq!(inspector.pin(), None);
     }
 
     #[test]
@@ -357,7 +471,7 @@ mod tests {
             }).collect();
             let mut edges: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).chain([0, stream.len()]).collect();
             edges.sort_unstable();
-            let (mut inspector, mut held, mut sent, mut forwarded) = (Inspector::default(), Vec::new(), Vec::new(), Vec::new());
+            let (mut inspector, mut held, mut sent, mut forwarded) = (Inspector::new(false), Vec::new(), Vec::new(), Vec::new());
             for edge in edges.windows(2) {
                 held.extend_from_slice(&stream[edge[0]..edge[1]]);
                 match inspector.read(&held, |kind| sent.push(kind)).unwrap() {

@@ -12,7 +12,9 @@ mod keys;
 mod login;
 pub mod phase;
 mod relay;
+mod rewrite;
 mod secrets;
+mod statements;
 mod watch;
 mod worker;
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::client::Client;
 use super::inspect::{Inspector, Pin, Verdict};
 use super::phase::Phase;
+use super::rewrite::{Edit, drops_statements, forget_statements, read_error};
 use super::watch::Signal;
 use crate::config::PoolMode;
 use crate::fault::Fault;
@@ -19,7 +20,6 @@ use crate::metrics::CancelCause;
 use crate::net::now;
 use crate::pool::{Lease, with_scratch};
 use crate::upstream::{State, note_reported};
-use crate::wire::message::Fields;
 use crate::wire::scan::Side;
 use crate::wire::{Malformed, Status};
 
@@ -86,7 +86,7 @@ pub enum Stop {
 
 impl Stop {
     /// Faults are large and rare: they must not make every lease larger.
-    fn fault(fault: Fault) -> Self {
+    pub(super) fn fault(fault: Fault) -> Self {
         Self::Fault(Box::new(fault))
     }
 }
@@ -98,9 +98,9 @@ const TURNS: u32 = 16;
 ///
 /// Not cancel safe: dropped, it discards the server connection.
 pub struct Relay<'a> {
-    client: &'a mut Client,
-    lease: Lease,
-    inspector: Inspector,
+    pub(super) client: &'a mut Client,
+    pub(super) lease: Lease,
+    pub(super) inspector: Inspector,
     /// What the server has not taken yet, from `taken` on.
     to_server: Vec<u8>,
     taken: usize,
@@ -112,9 +112,11 @@ pub struct Relay<'a> {
     /// The server connection has taken some bytes of this client's.
     server_has_bytes: bool,
     /// The server has said that it ends the session.
-    server_ends: bool,
+    pub(super) server_ends: bool,
     /// The server has reported a setting.
-    has_reported: bool,
+    pub(super) has_reported: bool,
+    /// What is changed in the server's answers.
+    pub(super) edit: Option<Box<Edit>>,
     /// It was over before it had begun.
     stopped: Option<Stop>,
 }
@@ -126,10 +128,11 @@ impl<'a> Relay<'a> {
         let Some((lease, first, began)) = client.leased.take() else { unreachable!("whoever begins has a lease") };
         client.watch.enter(Phase::Running, began);
         client.watch.set(|timing| timing.transaction_since = Some(began));
+        let inspector = Inspector::new(client.watch.pool.mode != PoolMode::Session);
         let mut relay = Self {
             client,
             lease,
-            inspector: Inspector::default(),
+            inspector,
             to_server: Vec::new(),
             taken: 0,
             given: 0,
@@ -139,6 +142,7 @@ impl<'a> Relay<'a> {
             server_has_bytes: false,
             server_ends: false,
             has_reported: false,
+            edit: None,
             stopped: None,
         };
         let begun = match first {
@@ -161,6 +165,7 @@ impl<'a> Relay<'a> {
         let sent = self.forward(bytes);
         if matches!(sent, Err(Stop::ServerLost)) && !self.server_has_bytes {
             self.client.held = bytes.to_vec();
+            self.end_edit();
         }
         sent
     }
@@ -182,7 +187,9 @@ impl<'a> Relay<'a> {
         } else {
             moved |= self.drain_to_client(cx)?;
         }
-        if self.to_server.is_empty() && !self.lease.server().io.has_unsent() {
+        if self.is_healing() {
+            // What the client sends meanwhile waits.
+        } else if self.to_server.is_empty() && !self.lease.server().io.has_unsent() {
             let read = with_scratch(|scratch| match self.client.io.poll_read(cx, scratch) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(Ok(count)) if count > 0 => self.request(&scratch[..count]).map(|()| true),
@@ -221,10 +228,8 @@ impl<'a> Relay<'a> {
 
     /// Sends on what is whole; holds back what is not.
     #[inline]
-    fn forward(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        let owed = &mut self.lease.server_mut().state.owed;
-        let verdict = self.inspector.read(bytes, |kind| owed.sent(kind)).map_err(Stop::Malformed)?;
-        match verdict {
+    pub(super) fn forward(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        match self.inspect(bytes)? {
             Verdict::Forward(count) if count == bytes.len() => self.send_to_server(bytes),
             Verdict::Forward(count) => {
                 self.send_to_server(&bytes[..count])?;
@@ -235,34 +240,19 @@ impl<'a> Relay<'a> {
                 self.send_to_server(&bytes[..count])?;
                 Err(Stop::Terminated)
             }
-            Verdict::NoUnnamed(count) => self.forward_without_unnamed(bytes, count),
+            Verdict::Rewrite(count) => self.forward_rewritten(bytes, count),
         }
-    }
-
-    /// The message behind `count` bytes uses an unnamed statement that is not on this server, where there may be somebody else's. The server is sent the same
-    /// message for a statement that nobody has, and so answers as it would have answered, in its place among the other answers.
-    #[cold]
-    fn forward_without_unnamed(&mut self, bytes: &[u8], count: usize) -> Result<(), Stop> {
-        const NOBODYS: &[u8] = b"unnamed, of an earlier transaction\0";
-        self.send_to_server(&bytes[..count])?;
-        let Some(&[kind, a, b, c, d]) = bytes[count..].first_chunk::<5>() else { return Ok(()) };
-        let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
-        if bytes.len() < count + total {
-            return Err(Stop::fault(Fault::Unsupported("a large Bind of an unnamed statement of an earlier transaction")));
-        }
-        let body = if kind == b'B' { [b"\0".as_slice(), NOBODYS, &[0; 6]].concat() } else { [b"S".as_slice(), NOBODYS].concat() };
-        let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
-        self.send_to_server(&[&[kind], length.as_slice(), &body].concat())?;
-        self.lease.server_mut().state.owed.sent(kind);
-        self.forward(&bytes[count + total..])
     }
 
     #[inline]
-    fn send_to_server(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+    pub(super) fn send_to_server(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         if bytes.is_empty() {
             return Ok(());
         }
         self.client.watch.tenant.borrow().numbers.bytes_in.add(bytes.len() as u64);
+        if let Some(edit) = &mut self.edit {
+            edit.more_was_sent();
+        }
         if !self.to_server.is_empty() {
             self.to_server.extend_from_slice(bytes);
             return Ok(());
@@ -309,19 +299,26 @@ impl<'a> Relay<'a> {
     /// What has come from the server; whether the lease is over with it.
     #[inline]
     fn answer(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
+        if self.edits() { self.answer_edited(bytes) } else { self.answer_plainly(bytes) }
+    }
+
+    /// The same where all of it passes as it is.
+    #[inline]
+    pub(super) fn answer_plainly(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
         let mut answered = 0;
         {
-            let State { frames, owed, reported, .. } = &mut *self.lease.server_mut().state;
+            let State { frames, owed, reported, prepared, .. } = &mut *self.lease.server_mut().state;
             let mut walk = frames.walk(Side::Server, bytes);
             while let Some(frame) = walk.next().map_err(|_| Stop::ServerLost)? {
-                owed.received(frame.kind, frame.status);
+                let _ = owed.received(frame.kind, frame.status);
                 match frame.kind {
                     b'Z' => answered += 1,
+                    b'C' if drops_statements(frame.body) => forget_statements(self.edit.as_deref(), &mut self.client.names, prepared),
                     b'S' if frame.is_whole() => {
                         note_reported(reported, frame.body);
                         self.has_reported = true;
                     }
-                    b'E' => self.server_ends |= Fields::new(frame.body).is_fatal(),
+                    b'E' => self.server_ends |= read_error(frame.body, prepared),
                     _ => {}
                 }
             }
@@ -331,7 +328,7 @@ impl<'a> Relay<'a> {
     }
 
     #[inline]
-    fn send_to_client(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+    pub(super) fn send_to_client(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.client.watch.tenant.borrow().numbers.bytes_out.add(bytes.len() as u64);
         let given = self.client.io.try_send(bytes).map_err(|_| Stop::Vanished)?;
         if given < bytes.len() || self.client.io.has_unsent() {
@@ -345,7 +342,7 @@ impl<'a> Relay<'a> {
 
     /// The server has said that it is ready, so many times.
     #[inline]
-    fn answered(&mut self, times: u64) -> Result<bool, Stop> {
+    pub(super) fn answered(&mut self, times: u64) -> Result<bool, Stop> {
         let now = now();
         let state = &self.lease.server().state;
         // Half a message that is held back here does not count: the server knows nothing of it.
@@ -490,9 +487,11 @@ impl<'a> Relay<'a> {
             if self.has_reported {
                 self.lease.learn();
             }
+            self.end_edit();
             self.lease.give_back(at);
             return End::Settled { at };
         }
+        self.end_edit();
         self.end_badly(stop, at)
     }
 

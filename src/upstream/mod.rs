@@ -4,13 +4,15 @@ mod broken;
 mod conversation;
 mod login;
 mod owed;
+mod prepared;
 mod server;
 mod settings;
 mod target;
 
 pub use broken::{Broken, ServerError};
 pub use login::{Card, Fresh, Reported, cancel, open};
-pub use owed::Owed;
+pub use owed::{Answer, Owed};
+pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements};
 pub use server::{Server, Sign, State, Travelling, note_reported};
 pub use settings::Settings;
 pub use target::{CANCEL_LIMIT, Login, PassThrough, ServerSecret, Target};

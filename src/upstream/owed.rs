@@ -15,6 +15,10 @@ use crate::wire::Status;
 enum Part {
     /// Parse, Bind, Describe, Execute or Close: one ending answer each.
     Extended,
+    /// The same, and whoever sent it has something to do when it ends.
+    Noted,
+    /// Nothing was sent, but the client is owed an answer at this place.
+    Local,
     /// A Sync: a ReadyForQuery.
     Sync,
     /// A Query or FunctionCall: a ReadyForQuery.
@@ -27,6 +31,17 @@ enum Part {
 struct Run {
     part: Part,
     count: u32,
+}
+
+/// What a frame from the server is, to whoever keeps notes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing of theirs.
+    Passes,
+    /// The end of the oldest noted message.
+    Ends,
+    /// The error of the oldest noted message, which is among the dropped now.
+    Fails,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
@@ -45,6 +60,10 @@ pub struct Owed {
     guessed: bool,
     /// The account may be wrong: the connection must not be reused.
     doubtful: bool,
+    /// How many Syncs and Queries were sent, ever.
+    batch: u64,
+    /// So many noted messages and local answers, the oldest, will never come to their turn.
+    dropped: u32,
 }
 
 impl Owed {
@@ -66,6 +85,16 @@ impl Owed {
             None => false,
             Some(_) => self.runs.iter().any(|run| run.part != Part::CopyEnd),
         }
+    }
+
+    /// The number of the batch that the next message belongs to: what fails in one does not touch the next.
+    pub fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    /// How many times the server is still to say that it is ready, each time perhaps with another status.
+    pub fn readies(&self) -> u32 {
+        self.runs.iter().filter(|run| matches!(run.part, Part::Sync | Part::Query)).map(|run| run.count).sum()
     }
 
     /// Whether the server waits for the client's COPY data.
@@ -94,6 +123,7 @@ impl Owed {
         match kind {
             b'Q' | b'F' if !self.skipping => {
                 self.open_batch = false;
+                self.batch = self.batch.wrapping_add(1);
                 self.push(Part::Query);
             }
             b'P' | b'B' | b'D' | b'E' | b'C' => {
@@ -106,6 +136,7 @@ impl Owed {
             b'S' => {
                 self.open_batch = false;
                 self.skipping = false;
+                self.batch = self.batch.wrapping_add(1);
                 self.push(Part::Sync);
             }
             b'c' | b'f' => self.copy_ended(),
@@ -113,16 +144,44 @@ impl Owed {
         }
     }
 
+    /// An extended message was sent to the server whose end [`received`](Self::received) is to tell of. Not while the server is skipping.
+    pub fn sent_noted(&mut self) {
+        self.open_batch = true;
+        self.push(Part::Noted);
+    }
+
+    /// The client is owed an answer at this place that is not the server's: [`take_local`](Self::take_local) tells when. Not while the server is skipping.
+    pub fn answer_locally(&mut self) {
+        self.open_batch = true;
+        self.push(Part::Local);
+    }
+
+    /// Whether the turn of a local answer has come; true once for each.
+    #[inline]
+    pub fn take_local(&mut self) -> bool {
+        let due = self.runs.front().is_some_and(|run| run.part == Part::Local);
+        if due {
+            self.pop();
+        }
+        due
+    }
+
+    /// How many noted messages and local answers, the oldest, were dropped by an error since this was last asked.
+    pub fn take_dropped(&mut self) -> u32 {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// A frame of this type came from the server; `status` is the byte that a ReadyForQuery carries.
     #[inline]
-    pub fn received(&mut self, kind: u8, status: u8) {
+    pub fn received(&mut self, kind: u8, status: u8) -> Answer {
         match kind {
             b'Z' => self.ready(status),
-            b'1' | b'2' | b'3' | b'T' | b'n' | b'C' | b'I' | b's' => self.answered(),
+            b'1' | b'2' | b'3' | b'T' | b'n' | b'C' | b'I' | b's' => return self.answered(),
             b'G' => self.copy_begun(),
-            b'E' => self.failed(),
+            b'E' => return self.failed(),
             _ => {}
         }
+        Answer::Passes
     }
 
     #[inline]
@@ -146,24 +205,29 @@ impl Owed {
 
     /// Drops runs from the front for as long as they are of these kinds.
     fn drop_while(&mut self, unwanted: impl Fn(Part) -> bool) {
-        while self.runs.front().is_some_and(|run| unwanted(run.part)) {
+        while let Some(run) = self.runs.front().copied().filter(|run| unwanted(run.part)) {
+            if matches!(run.part, Part::Noted | Part::Local) {
+                self.dropped = self.dropped.saturating_add(run.count);
+            }
             self.runs.pop_front();
         }
     }
 
     /// An answer that ends an extended message, if it is one of those that are answered now; in a Query's answer it is a row's head or a tag.
     #[inline]
-    fn answered(&mut self) {
-        match self.runs.front() {
-            Some(run) if run.part == Part::Extended => self.pop(),
-            Some(run) if run.part == Part::CopyEnd => {
-                self.drop_while(|part| part == Part::CopyEnd);
-                if self.runs.front().is_some_and(|run| run.part == Part::Extended) {
-                    self.pop();
-                }
+    fn answered(&mut self) -> Answer {
+        if self.runs.front().is_some_and(|run| run.part == Part::CopyEnd) {
+            self.drop_while(|part| part == Part::CopyEnd);
+        }
+        match self.runs.front().map(|run| run.part) {
+            Some(Part::Extended) => self.pop(),
+            Some(Part::Noted) => {
+                self.pop();
+                return Answer::Ends;
             }
             _ => {}
         }
+        Answer::Passes
     }
 
     #[inline]
@@ -176,7 +240,7 @@ impl Owed {
         self.skipping = false;
         self.guessed = false;
         // What stands before the Sync or Query that this answers can have no answer any more.
-        self.drop_while(|part| matches!(part, Part::CopyEnd | Part::Extended));
+        self.drop_while(|part| !matches!(part, Part::Sync | Part::Query));
         if self.runs.is_empty() {
             // An answer that nobody was owed: a Sync that was taken for eaten was not.
             self.doubtful = true;
@@ -186,16 +250,18 @@ impl Owed {
     }
 
     /// An error in an extended message makes the server discard all up to the next Sync, Queries included; one in a Query does not (C2).
-    fn failed(&mut self) {
+    fn failed(&mut self) -> Answer {
         if self.copying_in || self.guessed {
             self.doubtful |= self.guessed;
             self.copying_in = false;
         }
         self.drop_while(|part| part == Part::CopyEnd);
-        if self.runs.front().is_some_and(|run| run.part == Part::Extended) {
+        let failed = self.runs.front().map(|run| run.part);
+        if matches!(failed, Some(Part::Extended | Part::Noted)) {
             self.drop_while(|part| part != Part::Sync);
             self.skipping = self.runs.is_empty();
         }
+        if failed == Some(Part::Noted) { Answer::Fails } else { Answer::Passes }
     }
 
     /// The server has gone into COPY IN. It ignores Syncs until the client ends the COPY: those that were sent already too (F1).
@@ -227,7 +293,7 @@ impl Owed {
                     }
                     break;
                 }
-                Part::Extended | Part::Query => at += 1,
+                Part::Extended | Part::Noted | Part::Local | Part::Query => at += 1,
             }
         }
         // Without its Sync the batch of a COPY's Execute is open again, unless a later Sync or Query is there to close it.

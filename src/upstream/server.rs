@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use super::broken::{Broken, ServerError};
 use super::login::{Card, Fresh, Reported};
 use super::owed::Owed;
+use super::prepared::Prepared;
 use super::settings::Settings;
 use crate::net::{Io, Portable};
 use crate::wire::message;
@@ -29,6 +30,8 @@ pub struct State {
     pub reported: Reported,
     /// The startup settings that are in force on it.
     pub settings: Arc<Settings>,
+    /// The statements that are prepared on it.
+    pub prepared: Prepared,
     /// A client has done something to the session that the next must not find: it must be reset first.
     pub dirty: bool,
     /// When it was last given back.
@@ -71,6 +74,7 @@ impl Travelling {
             card: Arc::new(fresh.card),
             reported: fresh.reported,
             settings: Arc::default(),
+            prepared: Prepared::default(),
             dirty: false,
             last_used: now,
         };
@@ -149,7 +153,8 @@ impl Server {
             let State { frames, owed, reported, .. } = &mut *self.state;
             let mut walk = frames.walk(Side::Server, chunk.get(..count).unwrap_or_default());
             while let Some(frame) = walk.next()? {
-                owed.received(frame.kind, frame.status);
+                // Whoever kept notes has left; what they were for goes with the reset that this session gets.
+                let _ = owed.received(frame.kind, frame.status);
                 match frame.kind {
                     b'S' if frame.is_whole() => note_reported(reported, frame.body),
                     b'E' => outcome = Err(ServerError::new(frame.body)),
@@ -184,6 +189,7 @@ impl Server {
         let outcome = self.run(b"DISCARD ALL").await?;
         if outcome.is_ok() {
             self.state.settings = Arc::default();
+            self.state.prepared.clear();
             self.state.dirty = false;
         }
         Ok(outcome)

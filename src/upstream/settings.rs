@@ -33,6 +33,16 @@ impl Settings {
         Self(self.0.iter().filter(|setting| *setting.name != *name.as_bytes()).cloned().collect())
     }
 
+    /// What of them decides the meaning of a statement's text: the search path and the role.
+    pub fn context(&self) -> Vec<u8> {
+        let mut context = Vec::new();
+        for name in ["search_path", "role"] {
+            context.extend_from_slice(self.value(name).unwrap_or_default());
+            context.push(0);
+        }
+        context
+    }
+
     /// Roughly what it takes in memory, in bytes.
     pub fn size(&self) -> usize {
         self.0.iter().map(|setting| setting.name.len() + setting.value.len() + size_of::<Setting>()).sum()

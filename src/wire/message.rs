@@ -36,6 +36,18 @@ pub fn parse(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     Ok((reader.string()?, reader.string()?))
 }
 
+/// The name of a Parse, and all that is behind its zero: the text, its zero, and the parameter types. `None` where that is not laid out as it must be.
+pub fn definition(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut reader = Reader::new(body);
+    let name = reader.string().ok()?;
+    let definition = reader.rest();
+    let mut reader = Reader::new(definition);
+    reader.string().ok()?;
+    let types = reader.rest();
+    let (count, types) = types.split_first_chunk::<2>()?;
+    (types.len() == usize::from(u16::from_be_bytes(*count)).saturating_mul(4)).then_some((name, definition))
+}
+
 /// The portal and the statement of a Bind.
 pub fn bind(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     parse(body)

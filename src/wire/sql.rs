@@ -14,7 +14,7 @@ mod words;
 mod tests;
 
 use reader::Reader;
-use tokens::Backslash;
+use tokens::{Backslash, Token, Tokens};
 
 /// Why a client must keep its server connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -94,12 +94,29 @@ pub struct Effects {
     is_opaque: bool,
     clears_all: bool,
     resets_settings: bool,
+    deallocates: bool,
+    lists_statements: bool,
 }
 
 impl Effects {
-    /// Whether the text does nothing to its session, neither for certain nor perhaps.
+    /// Whether the text does nothing to its session, neither for certain nor perhaps, and is not about prepared statements.
     pub fn is_empty(self) -> bool {
         self == Self::default()
+    }
+
+    /// Whether the session may be left in another state than it began in, which a session that has begun afresh would not be in.
+    pub fn may_leave_anything(self) -> bool {
+        self.leaves != 0 || self.is_opaque || self.resets_settings
+    }
+
+    /// DEALLOCATE of one statement.
+    pub const fn deallocates(self) -> bool {
+        self.deallocates
+    }
+
+    /// Whether the text may show which statements are prepared: `pg_prepared_statements`.
+    pub const fn lists_statements(self) -> bool {
+        self.lists_statements
     }
 
     /// Whether the text may leave this behind.
@@ -148,6 +165,8 @@ impl Effects {
             is_opaque: self.is_opaque || other.is_opaque,
             clears_all: self.clears_all || other.clears_all,
             resets_settings: self.resets_settings || other.resets_settings,
+            deallocates: self.deallocates || other.deallocates,
+            lists_statements: self.lists_statements || other.lists_statements,
         }
     }
 
@@ -167,6 +186,40 @@ impl Effects {
         }
         self.clears_all = true;
         self.resets_settings = true;
+    }
+}
+
+/// Whether a transaction that has failed would still take this statement: one that ends it, or goes back to a savepoint.
+pub fn ends_transaction(sql: &[u8]) -> bool {
+    let mut tokens = Tokens::new(sql, Backslash::Plain);
+    let Some(Token::Word(first)) = tokens.next() else { return false };
+    if first.eq_ignore_ascii_case(b"prepare") {
+        return matches!(tokens.next(), Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"transaction"));
+    }
+    [&b"commit"[..], b"end", b"rollback", b"abort"].iter().any(|word| first.eq_ignore_ascii_case(word))
+}
+
+/// The name of the prepared statement that this text drops, where it does nothing else: `DEALLOCATE [PREPARE] name`.
+pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
+    let mut tokens = Tokens::new(sql, Backslash::Plain);
+    matches!(tokens.next()?, Token::Word(word) if word.eq_ignore_ascii_case(b"deallocate")).then_some(())?;
+    let mut token = tokens.next()?;
+    let mut after = tokens.next();
+    if matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"prepare"))
+        && let Some(name @ (Token::Word(_) | Token::Quoted(_))) = after
+    {
+        token = name;
+        after = tokens.next();
+    }
+    while after == Some(Token::Mark(b';')) {
+        after = tokens.next();
+    }
+    match token {
+        _ if after.is_some() => None,
+        Token::Word(word) if word.eq_ignore_ascii_case(b"all") => None,
+        Token::Word(word) => Some(word.to_ascii_lowercase()),
+        Token::Quoted(name) if !name.contains(&b'"') => Some(name.to_vec()),
+        Token::Quoted(_) | Token::Literal | Token::Mark(_) => None,
     }
 }
 

@@ -16,6 +16,8 @@ pub const INVALID_TRANSACTION_STATE: &str = "25000";
 pub const INVALID_STATEMENT_NAME: &str = "26000";
 /// A value that the parameter does not take.
 pub const INVALID_PARAMETER_VALUE: &str = "22023";
+/// A prepared statement of that name exists.
+pub const DUPLICATE_STATEMENT_NAME: &str = "42P05";
 /// The user may not log in.
 pub const INVALID_AUTHORIZATION: &str = "28000";
 /// The password is wrong.

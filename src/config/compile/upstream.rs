@@ -45,6 +45,7 @@ impl Compiling<'_, '_> {
                     written.settle_timeout,
                     "write a time such as \"5s\": a vanished client's server must come back or be closed",
                 ),
+                prepared_statements: usize::try_from(written.prepared_statements.0).unwrap_or(usize::MAX),
                 application_name: written.application_name.clone(),
                 auth_query: self.auth_query(&at, written),
                 tls,

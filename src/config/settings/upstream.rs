@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::ServerTlsSettings;
 use crate::config::secret::SecretText;
-use crate::config::value::Period;
+use crate::config::value::{ByteSize, Period};
 
 /// What `auth_query` asks unless it is set: PgBouncer's question, which answers nothing for an expired password.
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid \
@@ -70,6 +70,11 @@ pub struct UpstreamSettings {
     ///
     /// applies: at once
     pub settle_timeout: Period,
+    /// What the prepared statements that are kept on one server connection may take: their texts, and 256 bytes each. Those that were not used for longest
+    /// are closed first, and those that were used once before those that are used often.
+    ///
+    /// applies: at once
+    pub prepared_statements: ByteSize,
     /// The `application_name` of the proxy's own connections, and of a client's that has none itself.
     ///
     /// applies: next connection
@@ -123,6 +128,7 @@ impl Default for UpstreamSettings {
             server_connect_timeout: Period::secs(5),
             server_check_delay: Period::secs(30),
             settle_timeout: Period::secs(5),
+            prepared_statements: ByteSize(256 << 10),
             application_name: "pgweir".to_owned(),
             auth_query: AUTH_QUERY.to_owned(),
             auth_user: None,

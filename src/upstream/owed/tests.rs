@@ -10,10 +10,10 @@ fn play(owed: &mut Owed, script: &str) {
         for kind in kinds.bytes() {
             match (side, kind) {
                 (">", kind) => owed.sent(kind),
-                ("<", b'i') => owed.received(b'Z', b'I'),
-                ("<", b'+') => owed.received(b'Z', b'T'),
-                ("<", b'-') => owed.received(b'Z', b'E'),
-                ("<", kind) => owed.received(kind, 0),
+                ("<", b'i') => _ = owed.received(b'Z', b'I'),
+                ("<", b'+') => _ = owed.received(b'Z', b'T'),
+                ("<", b'-') => _ = owed.received(b'Z', b'E'),
+                ("<", kind) => _ = owed.received(kind, 0),
                 _ => panic!("a step is >SENT or <RECEIVED: {step}"),
             }
         }
@@ -92,6 +92,44 @@ fn c11_two_copies_in_one_query() {
 fn c6_c7_other_endings_of_an_execute() {
     assert!(settled(">BEEES <2sIDCi"));
     assert!(settled(">PDBDES <1tn2nIi"));
+}
+
+/// A noted Parse, a local answer, a Bind, another local answer; then the client's Sync.
+fn with_notes() -> Owed {
+    let mut owed = Owed::default();
+    owed.sent_noted();
+    owed.answer_locally();
+    owed.sent(b'B');
+    owed.answer_locally();
+    owed.sent(b'S');
+    owed
+}
+
+#[test]
+fn d2_a_local_answer_has_its_turn_among_the_others() {
+    let mut owed = with_notes();
+    assert!(!owed.take_local(), "the Parse before it is not answered");
+    assert_eq!(owed.received(b'1', 0), Answer::Ends);
+    assert!(owed.take_local() && !owed.take_local());
+    assert_eq!(owed.received(b'2', 0), Answer::Passes);
+    assert!(owed.take_local() && !owed.take_local());
+    assert_eq!(owed.take_dropped(), 0);
+    owed.received(b'Z', b'I');
+    assert!(owed.is_settled());
+}
+
+#[test]
+fn d4_an_error_drops_what_was_noted_behind_it() {
+    let mut owed = with_notes();
+    assert_eq!(owed.received(b'E', 0), Answer::Fails);
+    assert_eq!((owed.take_dropped(), owed.take_dropped()), (3, 0), "the Parse itself, and both local answers");
+    let mut owed = with_notes();
+    owed.received(b'1', 0);
+    assert!(owed.take_local());
+    assert_eq!(owed.received(b'E', 0), Answer::Passes, "the Bind's");
+    assert_eq!(owed.take_dropped(), 1);
+    owed.received(b'Z', b'I');
+    assert!(owed.is_settled() && owed.take_dropped() == 0);
 }
 
 /// A server that answers as PostgreSQL does, its failures drawn from `luck`.
@@ -221,7 +259,7 @@ proptest! {
                     server.take(kind, luck);
                 },
                 Some(_) => if let Some((kind, status)) = server.replies.pop_front() {
-                    owed.received(kind, status);
+                    let _ = owed.received(kind, status);
                 },
                 None => break,
             }

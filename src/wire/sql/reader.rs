@@ -108,6 +108,7 @@ impl<'a> Reader<'a> {
     /// A token that may count.
     #[inline(never)]
     fn weigh(&mut self, token: Token<'a>, word: Word) {
+        self.effects.lists_statements |= word == Word::PreparedStatements;
         if self.expect != Expect::Body {
             self.decide(token, word);
         } else if self.arguments.is_some() {
@@ -158,7 +159,7 @@ impl<'a> Reader<'a> {
 
             (Expect::Deallocate, Word::All) => effects.clear(PinReason::Prepare),
             (Expect::Deallocate, Word::Prepare) => next = Expect::Deallocate,
-            (Expect::Deallocate, _) => effects.leave(PinReason::Prepare),
+            (Expect::Deallocate, _) => effects.deallocates = true,
 
             (Expect::Prepare, Word::Transaction) => next = Expect::TransactionName,
             (Expect::Prepare, _) => effects.leave(PinReason::Prepare),

@@ -263,9 +263,6 @@ pub const STATEMENTS: &[Row] = &[
     needs("EXPLAIN ANALYZE EXECUTE a", "prepare"),
     needs("EXPLAIN (ANALYZE) EXECUTE a", "prepare"),
     needs("CREATE TABLE never AS EXECUTE a", "prepare"),
-    needs("DEALLOCATE a", "prepare"),
-    needs("DEALLOCATE PREPARE a", "prepare"),
-    needs("DEALLOCATE \"all\"", "prepare"),
     // Libraries.
     leaves("LOAD 'auto_explain'", "load"),
     leaves("load $$auto_explain$$", "load"),

@@ -1,0 +1,417 @@
+//! A lease whose client uses prepared statements: its messages are rewritten for the server, and the server's answers for it.
+//!
+//! What is rewritten goes into one buffer of the worker's and out in one send. Answers pass untouched unless a note is open. Checklist D2-D9.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::inspect::{Remember, Verdict};
+use super::relay::{Relay, Stop};
+use super::statements::{Clerk, Names, Notes, Piece, Rewritten};
+use crate::fault::Fault;
+use crate::pool::Pool;
+use crate::upstream::{Answer, Owed, Prepared, SERVER_NAME, State, note_reported};
+use crate::wire::message::Fields;
+use crate::wire::scan::Side;
+use crate::wire::{Status, sqlstate};
+
+/// The longest batch that is kept for a second try, in bytes.
+const RETRY: usize = 8 << 10;
+/// The largest buffer that a worker keeps for its next use, in bytes, and how many edits.
+const SPARE_BYTES: usize = 64 << 10;
+const SPARE_EDITS: usize = 64;
+/// An unnamed statement that has been bound is remembered for a later transaction only up to this length, in bytes: hardly anybody binds one again.
+const BOUND_UNNAMED: usize = 1 << 10;
+
+thread_local! {
+    static SPARE: RefCell<(Vec<u8>, Vec<Box<Edit>>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// What is changed in the messages of one lease.
+#[derive(Debug, Default)]
+pub struct Edit {
+    notes: Notes,
+    /// A head that a chunk's end has cut: whether the client is to see its message is not known yet.
+    carry: Vec<u8>,
+    /// The rest of the current message is not for the client.
+    dropping: bool,
+    /// The client's last batch, where it could be run again.
+    retry: Vec<u8>,
+    /// It has failed and is run again once its answer has ended.
+    healing: bool,
+    /// That was done once: a second failure is the client's.
+    healed: bool,
+}
+
+impl Edit {
+    #[inline]
+    fn is_needed(&self) -> bool {
+        !self.notes.is_empty() || !self.retry.is_empty() || !self.carry.is_empty() || self.dropping
+    }
+
+    /// The batch that might be run again is not the last any more.
+    #[inline]
+    pub(super) fn more_was_sent(&mut self) {
+        self.retry.clear();
+    }
+
+    fn say_due(&mut self, owed: &mut Owed, out: &mut Vec<u8>) {
+        while owed.take_local() {
+            self.notes.say_local(out);
+        }
+    }
+
+    fn empty(&mut self) {
+        self.carry.clear();
+        self.retry.clear();
+        (self.dropping, self.healing, self.healed) = (false, false, false);
+    }
+}
+
+/// Whether a command's tag says that the session has no prepared statement any more.
+#[inline]
+pub fn drops_statements(tag: &[u8]) -> bool {
+    tag.first() == Some(&b'D') && matches!(tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0")
+}
+
+/// The server has dropped all prepared statements that it had when the last unanswered command was sent.
+#[cold]
+pub fn forget_statements(edit: Option<&Edit>, names: &mut Names, prepared: &mut Prepared) {
+    match edit {
+        Some(edit) => {
+            names.clear(&edit.notes);
+            prepared.clear_but(|id| edit.notes.prepares(id));
+        }
+        None => {
+            names.clear(&Notes::default());
+            prepared.clear();
+        }
+    }
+}
+
+/// An error of the server's: whether it ends the session. One that shows that a statement is not what it was has all prepared anew (D9).
+#[cold]
+pub fn read_error(body: &[u8], prepared: &mut Prepared) -> bool {
+    let fields = Fields::new(body);
+    if is_stale(fields) {
+        prepared.doom_all(|_| false);
+    }
+    fields.is_fatal()
+}
+
+/// A plan that does not fit its tables any more, or a statement of ours that somebody has dropped.
+fn is_stale(fields: Fields<'_>) -> bool {
+    let of_ours = |text: &[u8]| memchr::memmem::find(text, SERVER_NAME).is_some();
+    match fields.sqlstate() {
+        Some(code) if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes() => fields.field(b'R') == Some(b"RevalidateCachedQuery"),
+        Some(code) if code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => fields.field(b'M').is_some_and(of_ours),
+        _ => false,
+    }
+}
+
+/// Whether a batch does one thing, so that if that fails nothing has happened: a Bind, perhaps a Describe, an Execute and the Sync.
+fn is_one_execution(batch: &[u8]) -> bool {
+    let (mut rest, mut kinds) = (batch, [0; 4]);
+    for kind in &mut kinds {
+        let Some(&[this, a, b, c, d]) = rest.first_chunk::<5>() else { break };
+        *kind = this;
+        rest = rest.get(u32::from_be_bytes([a, b, c, d]) as usize + 1..).unwrap_or_default();
+    }
+    rest.is_empty() && matches!(&kinds, b"BES\0" | b"BDES")
+}
+
+fn with_spare<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut spare = SPARE.with_borrow_mut(|(bytes, _)| std::mem::take(bytes));
+    let outcome = work(&mut spare);
+    if spare.capacity() <= SPARE_BYTES {
+        spare.clear();
+        SPARE.with_borrow_mut(|(bytes, _)| *bytes = spare);
+    }
+    outcome
+}
+
+impl Relay<'_> {
+    /// What the inspector says of a chunk of the client's; what it has learned of the client's statements is put down.
+    #[inline]
+    pub(super) fn inspect(&mut self, bytes: &[u8]) -> Result<Verdict, Stop> {
+        let owed = &mut self.lease.server_mut().state.owed;
+        let is_skipping = owed.is_skipping();
+        let verdict = self.inspector.read(bytes, |kind| owed.sent(kind)).map_err(Stop::Malformed)?;
+        if self.inspector.has_news() {
+            self.heed_news(bytes, is_skipping);
+        }
+        Ok(verdict)
+    }
+
+    fn heed_news(&mut self, bytes: &[u8], is_skipping: bool) {
+        if let Some(remember) = self.inspector.take_remember() {
+            self.client.unnamed.clear();
+            if let Remember::Range(range) = remember {
+                self.client.unnamed.extend_from_slice(&bytes[range]);
+            }
+        }
+        if self.inspector.take_drops() {
+            let State { owed, prepared, .. } = &mut *self.lease.server_mut().state;
+            // In a transaction that has failed the command will fail, too.
+            if !is_skipping && (owed.status() != Status::Failed || owed.readies() > 1) {
+                self.client.names.clear(&Notes::default());
+                prepared.doom_all(|_| false);
+            }
+        }
+    }
+
+    /// Sends a chunk on whose message behind `plain` bytes is about a prepared statement, and perhaps others behind it.
+    #[inline(never)]
+    pub(super) fn forward_rewritten(&mut self, bytes: &[u8], plain: usize) -> Result<(), Stop> {
+        let state = &mut self.lease.server_mut().state;
+        let is_fresh = state.owed.is_settled();
+        if self.edit.is_none() {
+            state.prepared.next_turn();
+            self.edit = Some(SPARE.with_borrow_mut(|(_, edits)| edits.pop()).unwrap_or_default());
+        }
+        with_spare(|out| {
+            let ending = self.rewrite(bytes, plain, out);
+            self.send_to_server(out)?;
+            self.say_due()?;
+            ending
+        })?;
+        if let Some(edit) = &mut self.edit
+            && is_fresh
+            && edit.notes.is_empty()
+            && !edit.healed
+            && bytes.len() <= RETRY
+            && self.client.held.is_empty()
+            && is_one_execution(bytes)
+        {
+            edit.retry.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn rewrite(&mut self, bytes: &[u8], mut plain: usize, out: &mut Vec<u8>) -> Result<(), Stop> {
+        let mut rest = bytes;
+        loop {
+            out.extend_from_slice(&rest[..plain]);
+            rest = &rest[plain..];
+            let done = self.rewrite_one(rest, out)?;
+            rest = &rest[done..];
+            match self.inspect(rest)? {
+                Verdict::Rewrite(count) => plain = count,
+                Verdict::Forward(count) => {
+                    out.extend_from_slice(&rest[..count]);
+                    self.client.held.extend_from_slice(&rest[count..]);
+                    return Ok(());
+                }
+                Verdict::Terminate(count) => {
+                    out.extend_from_slice(&rest[..count]);
+                    return Err(Stop::Terminated);
+                }
+            }
+        }
+    }
+
+    /// Rewrites the message at the front; how many bytes of the chunk it has.
+    fn rewrite_one(&mut self, rest: &[u8], out: &mut Vec<u8>) -> Result<usize, Stop> {
+        let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() else { return Ok(0) };
+        let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
+        let piece = Piece { bytes: &rest[..rest.len().min(total)], total };
+        let Some(edit) = self.edit.as_deref_mut() else { return Ok(0) };
+        let pool: &Arc<Pool> = &self.client.watch.pool;
+        let State { owed, prepared, .. } = &mut *self.lease.server_mut().state;
+        let mut clerk = Clerk {
+            names: &mut self.client.names,
+            notes: &mut edit.notes,
+            owed,
+            prepared,
+            known: &pool.statements,
+            settings: &self.client.settings,
+            bound: pool.upstream.times.load().prepared_bytes,
+            out,
+        };
+        match clerk.rewrite(kind, piece, &self.client.unnamed) {
+            Rewritten::AsItIs => {}
+            Rewritten::Runs(effects) => self.inspector.expect(effects),
+            Rewritten::OnlyHere => self.inspector.hold_statement(),
+            Rewritten::UnnamedAgain => {
+                let unnamed = &self.client.unnamed;
+                self.inspector.restored(&unnamed[..memchr::memchr(0, unnamed).unwrap_or(0)]);
+            }
+            Rewritten::NameTooLong => {
+                let what = "a prepared statement or portal with a name of many kilobytes";
+                return Err(Stop::fault(Fault::Unsupported(what)));
+            }
+        }
+        self.inspector.stream_rest(total - piece.bytes.len());
+        Ok(piece.bytes.len())
+    }
+
+    /// Says what is the proxy's to say and has its turn now.
+    fn say_due(&mut self) -> Result<(), Stop> {
+        let Some(edit) = self.edit.as_deref_mut() else { return Ok(()) };
+        let State { owed, frames, .. } = &mut *self.lease.server_mut().state;
+        if edit.notes.is_empty() || !frames.at_edge() {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        edit.say_due(owed, &mut due);
+        if due.is_empty() {
+            return Ok(());
+        }
+        if !self.client.unsent.is_empty() {
+            self.client.unsent.extend_from_slice(&due);
+            return Ok(());
+        }
+        self.send_to_client(&due)
+    }
+
+    /// Whether a batch that has failed is going to be run again: nothing may come before that.
+    #[inline]
+    pub(super) fn is_healing(&self) -> bool {
+        self.edit.as_ref().is_some_and(|edit| edit.healing)
+    }
+
+    /// Whether the answers of the server need a closer look.
+    #[inline]
+    pub(super) fn edits(&self) -> bool {
+        self.edit.as_ref().is_some_and(|edit| edit.is_needed())
+    }
+
+    /// What has come from the server while notes are open; whether the lease is over with it.
+    #[inline(never)]
+    pub(super) fn answer_edited(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
+        let at_edge = self.lease.server().state.frames.at_edge();
+        if let Some(edit) = self.edit.as_deref_mut()
+            && !edit.retry.is_empty()
+            && !edit.healing
+        {
+            edit.healing = at_edge && begins_stale(bytes);
+            if !edit.healing {
+                edit.retry.clear();
+                if !edit.is_needed() {
+                    return self.answer_plainly(bytes);
+                }
+            }
+        }
+        let answered = with_spare(|out| {
+            let answered = self.edit_answer(bytes, out)?;
+            if !out.is_empty() {
+                self.send_to_client(out)?;
+            }
+            Ok(answered)
+        })?;
+        if answered == 0 {
+            return Ok(false);
+        }
+        match self.edit.as_deref_mut() {
+            Some(edit) if edit.healing => {
+                (edit.healing, edit.healed) = (false, true);
+                let batch = std::mem::take(&mut edit.retry);
+                self.run_again(&batch).map(|()| false)
+            }
+            _ => self.answered(answered),
+        }
+    }
+
+    /// Writes what the client is to see of a chunk; how often the server has said that it is ready.
+    fn edit_answer(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<u64, Stop> {
+        let Some(edit) = self.edit.as_deref_mut() else { return Ok(0) };
+        let State { frames, owed, reported, prepared, .. } = &mut *self.lease.server_mut().state;
+        // The part of a head that the client has already: nothing may come between it and the rest.
+        let is_inside = !frames.at_edge() && frames.left() == 0 && edit.carry.is_empty();
+        let mut answered = 0;
+        let mut walk = frames.walk(Side::Server, bytes);
+        let mut at = walk.position();
+        if !edit.dropping {
+            out.extend_from_slice(&bytes[..at]);
+        }
+        if at < bytes.len() {
+            edit.dropping = false;
+            if !is_inside {
+                edit.say_due(owed, out);
+            }
+        }
+        while let Some(frame) = walk.next().map_err(|_| Stop::ServerLost)? {
+            let piece = &bytes[at..walk.position()];
+            at = walk.position();
+            let mut is_shown = true;
+            match owed.received(frame.kind, frame.status) {
+                Answer::Passes => {}
+                Answer::Ends => is_shown = edit.notes.ended(),
+                Answer::Fails if !edit.healing => {
+                    if let Some(error) = edit.notes.replacement(Fields::new(frame.body)) {
+                        out.extend_from_slice(&error);
+                        is_shown = false;
+                    }
+                }
+                Answer::Fails => {}
+            }
+            match frame.kind {
+                b'Z' => {
+                    answered += 1;
+                    edit.notes.ready();
+                }
+                b'C' if frame.body == b"DEALLOCATE\0" => edit.notes.deallocated(&mut self.client.names),
+                b'C' if drops_statements(frame.body) => forget_statements(Some(edit), &mut self.client.names, prepared),
+                b'S' if frame.is_whole() => {
+                    note_reported(reported, frame.body);
+                    self.has_reported = true;
+                }
+                b'E' => {
+                    self.server_ends |= read_error(frame.body, prepared);
+                    edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
+                }
+                _ => {}
+            }
+            if is_shown && !edit.healing {
+                out.append(&mut edit.carry);
+                out.extend_from_slice(piece);
+            }
+            edit.carry.clear();
+            if frame.is_whole() || frame.kind == b'Z' {
+                edit.say_due(owed, out);
+            } else {
+                edit.dropping = !is_shown || edit.healing;
+            }
+        }
+        if at < bytes.len() {
+            edit.carry.extend_from_slice(&bytes[at..]);
+        } else if frames.at_edge() {
+            edit.dropping = false;
+            edit.say_due(owed, out);
+        }
+        Ok(answered)
+    }
+
+    /// The batch had no effect but to show that its statement is not what it was: prepared anew, it is run once more.
+    #[cold]
+    fn run_again(&mut self, batch: &[u8]) -> Result<(), Stop> {
+        self.forward(batch)
+    }
+
+    /// What was only done as if it would succeed is taken back.
+    pub(super) fn end_edit(&mut self) {
+        if self.client.unnamed.len() > BOUND_UNNAMED && self.inspector.has_bound_unnamed() {
+            self.client.unnamed = Vec::new();
+        }
+        let Some(mut edit) = self.edit.take() else { return };
+        let state = &mut self.lease.server_mut().state;
+        if !edit.notes.is_empty() {
+            edit.notes.take_back_all(&mut self.client.names, &mut state.prepared);
+            // Which of them the server has done is not known any more.
+            state.dirty = true;
+        }
+        edit.empty();
+        SPARE.with_borrow_mut(|(_, edits)| {
+            if edits.len() < SPARE_EDITS {
+                edits.push(edit);
+            }
+        });
+    }
+}
+
+/// Whether the first message of these bytes is the error of a stale statement, and whole.
+fn begins_stale(bytes: &[u8]) -> bool {
+    let Some(&[b'E', a, b, c, d]) = bytes.first_chunk::<5>() else { return false };
+    let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
+    bytes.get(5..total).is_some_and(|body| is_stale(Fields::new(body)))
+}

@@ -1,0 +1,515 @@
+//! A client's prepared statements: its own names for them, which follow it to whichever server it gets. Pure.
+//!
+//! What is done for a message is done at once, as if it would succeed, so that what follows it in the same pipeline finds it; a note remembers how to take it
+//! back, and what becomes of the answer. Notes are kept in the order of the answers. Checklist D1-D7, D11.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::fault::Fault;
+use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
+use crate::wire::sql::{self, Effects};
+use crate::wire::message::Fields;
+use crate::wire::{Status, message, say, sqlstate};
+
+/// PostgreSQL compares names of statements up to this length, in bytes.
+const NAME_LENGTH: usize = 63;
+/// A name that no statement has on any server.
+const NOBODYS: &[u8] = b"nobody's: not prepared";
+
+/// A client's names for its statements; most clients have none.
+#[derive(Debug, Default)]
+pub struct Names(Option<Box<Named>>);
+
+type Named = HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>;
+
+impl Names {
+    fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.0.as_ref()?.get(key(name))
+    }
+
+    /// Gives a name to another statement, or to none: what it was before.
+    fn set(&mut self, name: Box<[u8]>, statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
+        let Some(statement) = statement else {
+            let named = self.0.as_mut()?;
+            let before = named.remove(&name);
+            if named.is_empty() {
+                self.0 = None;
+            }
+            return before;
+        };
+        self.0.get_or_insert_default().insert(name, statement)
+    }
+
+    /// Whether the client has a statement of this name.
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.find(name).is_some()
+    }
+
+    fn mention(&self, id: u64) -> bool {
+        self.0.as_ref().is_some_and(|named| named.values().any(|statement| statement.id() == id))
+    }
+
+    /// The client has dropped all its statements, but for those that it has prepared since.
+    pub fn clear(&mut self, notes: &Notes) {
+        let Some(named) = &mut self.0 else { return };
+        named.retain(|name, _| notes.open.iter().any(|note| note.name.as_ref().is_some_and(|(noted, _)| noted == name)));
+    }
+}
+
+fn key(name: &[u8]) -> &[u8] {
+    name.get(..NAME_LENGTH).unwrap_or(name)
+}
+
+/// What becomes of the answer to a noted message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Show {
+    /// The client has it as it comes.
+    Pass,
+    /// The message was the proxy's own.
+    Swallow,
+    /// There was no message: the client is told this.
+    Say(u8),
+    /// The name is given already: the server's error is to speak of this one.
+    Exists(Box<[u8]>),
+}
+
+/// What is not so on the server if the message has not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Untouched,
+    /// The statement is not prepared.
+    Lacks(u64, ServerName),
+    /// The name is still taken.
+    Keeps(ServerName),
+}
+
+#[derive(Debug)]
+struct Note {
+    show: Show,
+    server: Server,
+    /// The batch that its message belongs to.
+    batch: u64,
+    /// A name, and what it meant before.
+    name: Option<(Box<[u8]>, Option<Arc<Statement>>)>,
+}
+
+impl Note {
+    fn new(show: Show, server: Server) -> Self {
+        Self { show, server, batch: 0, name: None }
+    }
+}
+
+/// What is to be done when answers come, oldest first: one for each noted message and local answer of the account.
+#[derive(Debug, Default)]
+pub struct Notes {
+    open: VecDeque<Note>,
+    /// A name that is the client's until the server says that it has dropped a statement.
+    deallocating: Option<Box<[u8]>>,
+}
+
+impl Notes {
+    /// Whether the server's answers can pass as they come.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.deallocating.is_none()
+    }
+
+    /// The server has dropped one statement.
+    pub fn deallocated(&mut self, names: &mut Names) {
+        if let Some(name) = self.deallocating.take() {
+            names.set(name, None);
+        }
+    }
+
+    /// The server has said that it is ready: nothing is open any more.
+    pub fn ready(&mut self) {
+        self.deallocating = None;
+    }
+
+    /// The oldest noted message has come to its end: whether the client is to see that.
+    pub fn ended(&mut self) -> bool {
+        self.open.pop_front().is_none_or(|note| note.show != Show::Swallow)
+    }
+
+    /// The turn of the oldest local answer has come.
+    pub fn say_local(&mut self, out: &mut Vec<u8>) {
+        if let Some(Note { show: Show::Say(kind), .. }) = self.open.pop_front() {
+            out.extend_from_slice(&[kind, 0, 0, 0, 4]);
+        }
+    }
+
+    /// The error that the client is to hear in place of this one, which is the oldest noted message's.
+    pub fn replacement(&self, error: Fields<'_>) -> Option<BytesMut> {
+        match self.open.front() {
+            Some(Note { show: Show::Exists(name), .. }) if error.sqlstate() == Some(sqlstate::DUPLICATE_STATEMENT_NAME.as_bytes()) => {
+                let mut said = BytesMut::new();
+                Fault::StatementExists { name: String::from_utf8_lossy(name).into_owned() }.say(&mut said, true);
+                Some(said)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes back what the oldest so many were to do, the newest of them first.
+    pub fn take_back(&mut self, count: usize, names: &mut Names, prepared: &mut Prepared) {
+        let count = count.min(self.open.len());
+        for note in self.open.drain(..count).rev() {
+            match note.server {
+                Server::Untouched => {}
+                Server::Lacks(id, name) => prepared.forget_name(id, name),
+                Server::Keeps(name) => prepared.doom_again(name),
+            }
+            if let Some((name, before)) = note.name {
+                names.set(name, before);
+            }
+        }
+    }
+
+    /// Takes back all.
+    pub fn take_back_all(&mut self, names: &mut Names, prepared: &mut Prepared) {
+        self.take_back(self.open.len(), names, prepared);
+    }
+
+    /// Whether this statement is prepared on the server only if nothing fails in a batch before this one.
+    fn is_uncertain(&self, id: u64, batch: u64) -> bool {
+        self.open.iter().any(|note| matches!(note.server, Server::Lacks(noted, _) if noted == id) && note.batch != batch)
+    }
+
+    /// Whether this statement was prepared on the server by a message that has no answer yet.
+    pub fn prepares(&self, id: u64) -> bool {
+        self.open.iter().any(|note| matches!(note.server, Server::Lacks(noted, _) if noted == id))
+    }
+}
+
+/// Writes what a server is sent in place of a client's messages about statements.
+pub struct Clerk<'a> {
+    /// The client's names.
+    pub names: &'a mut Names,
+    /// What is outstanding.
+    pub notes: &'a mut Notes,
+    /// The server's account.
+    pub owed: &'a mut Owed,
+    /// What the server has.
+    pub prepared: &'a mut Prepared,
+    /// What the pool knows.
+    pub known: &'a Statements,
+    /// The client's settings.
+    pub settings: &'a Settings,
+    /// What the statements on the server may take, in bytes.
+    pub bound: usize,
+    /// The bytes for the server.
+    pub out: &'a mut Vec<u8>,
+}
+
+/// A message of a client's, or the first part of one: its head, and what there is of its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    /// From the type byte on.
+    pub bytes: &'a [u8],
+    /// The length of the whole message, in bytes, its head included.
+    pub total: usize,
+}
+
+/// What a rewritten message means for its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewritten {
+    /// No more than it says.
+    AsItIs,
+    /// A statement with these effects is going to be run.
+    Runs(Effects),
+    /// The client's statement is on this server and can be on no other.
+    OnlyHere,
+    /// The client's unnamed statement was put on this server again.
+    UnnamedAgain,
+    /// Its names go on beyond what is here: it cannot be sent on.
+    NameTooLong,
+}
+
+impl Clerk<'_> {
+    /// Writes what the server is sent for a message that it does not understand as it is. `unnamed` is what the Parse of the client's unnamed statement says behind
+    /// the name, where the client has such a statement.
+    pub fn rewrite(&mut self, kind: u8, piece: Piece<'_>, unnamed: &[u8]) -> Rewritten {
+        if self.owed.is_skipping() || self.owed.is_copying_in() {
+            // The server drops it, or ends the session over it.
+            self.pass(piece);
+            return Rewritten::AsItIs;
+        }
+        let body = piece.bytes.get(5..).unwrap_or_default();
+        match (kind, body) {
+            (b'Q', _) | (b'P', [0, ..]) => {
+                let text = if kind == b'Q' { message::query(body) } else { message::parse(body).map(|(_, text)| text) };
+                match text.ok().and_then(sql::deallocated).filter(|name| self.names.has(name)) {
+                    Some(name) => self.deallocate(kind, &name),
+                    None => self.hide_statements(piece),
+                }
+                Rewritten::AsItIs
+            }
+            (b'P', _) => match self.parse(piece) {
+                Some(true) => Rewritten::AsItIs,
+                Some(false) => Rewritten::OnlyHere,
+                None => Rewritten::NameTooLong,
+            },
+            (b'C', [_, name @ .., _]) => {
+                self.close(name);
+                Rewritten::AsItIs
+            }
+            (b'B' | b'D', _) if is_unnamed(kind, body) => {
+                if unnamed.is_empty() {
+                    self.close_unnamed();
+                } else {
+                    self.parse_unnamed(unnamed);
+                }
+                self.pass(piece);
+                if unnamed.is_empty() { Rewritten::AsItIs } else { Rewritten::UnnamedAgain }
+            }
+            _ => self.mention(piece).map_or(Rewritten::NameTooLong, Rewritten::Runs),
+        }
+    }
+
+    /// A Parse with a name: false where its text is too long to be remembered, so that the client must stay where it is. `None` where not even the name is all here.
+    fn parse(&mut self, piece: Piece<'_>) -> Option<bool> {
+        let body = piece.bytes.get(5..).unwrap_or_default();
+        let is_whole = piece.bytes.len() == piece.total;
+        let Some((name, definition)) = message::definition(body).filter(|_| is_whole) else {
+            if is_whole {
+                // The server says what is wrong with it.
+                self.pass(piece);
+                return Some(true);
+            }
+            return self.parse_long(piece).map(|()| false);
+        };
+        if self.names.has(name) {
+            // The server says so itself, of a name that it knows, unless it finds another fault first.
+            let taken = self.take_name();
+            self.parse_as(&taken, definition);
+            self.note(Note::new(Show::Exists(key(name).into()), Server::Untouched));
+            return Some(true);
+        }
+        let statement = self.known.intern(&self.settings.context(), definition, sql::session_state);
+        let mut note = Note::new(Show::Say(b'1'), Server::Untouched);
+        // What a transaction that may have failed says to a Parse only its server knows.
+        if self.owed.readies() > 0 || self.owed.status() == Status::Failed && !sql::ends_transaction(definition) {
+            self.prepared.doom(statement.id());
+        }
+        let is_here = self.prepared.find(statement.id()).is_some();
+        if !is_here {
+            let server_name = self.make_room_for(&statement);
+            self.parse_statement(server_name, &statement);
+            note = Note::new(Show::Pass, Server::Lacks(statement.id(), server_name));
+        }
+        let before = self.names.set(key(name).into(), Some(statement));
+        note.name = Some((key(name).into(), before));
+        if is_here {
+            self.owed.answer_locally();
+            self.notes.open.push_back(note);
+        } else {
+            self.note(note);
+        }
+        Some(true)
+    }
+
+    /// A Parse whose text is not all here.
+    fn parse_long(&mut self, piece: Piece<'_>) -> Option<()> {
+        let name = message::describe(piece.bytes.get(4..)?).ok()?.1;
+        if self.names.has(name) {
+            let taken = self.take_name();
+            self.rename(piece, 5, name, &taken);
+            self.note(Note::new(Show::Exists(key(name).into()), Server::Untouched));
+            return Some(());
+        }
+        let statement = Arc::new(Statement::unknown());
+        let server_name = self.make_room_for(&statement);
+        let mut written = Vec::new();
+        server_name.write(&mut written);
+        self.rename(piece, 5, name, &written);
+        let mut note = Note::new(Show::Pass, Server::Lacks(statement.id(), server_name));
+        self.names.set(key(name).into(), Some(statement));
+        note.name = Some((key(name).into(), None));
+        self.note(note);
+        Some(())
+    }
+
+    /// A Bind or Describe of a statement with a name; what running it may leave in the session, where the client has such a statement. `None` where its names are not
+    /// all here.
+    fn mention(&mut self, piece: Piece<'_>) -> Option<Effects> {
+        let kind = *piece.bytes.first()?;
+        let body = piece.bytes.get(5..)?;
+        let (first, name) = message::bind(body).ok().filter(|_| kind == b'B').or_else(|| Some((&[][..], message::describe(body).ok()?.1)))?;
+        // Behind the head come the portal and its zero, or the one letter that says what is described.
+        let at = if kind == b'B' { 6usize.saturating_add(first.len()) } else { 6 };
+        let Some(statement) = self.names.find(name).cloned() else {
+            // The server says itself that there is none, unless the name is one of ours.
+            let unknown = if name.starts_with(SERVER_NAME) { NOBODYS } else { name };
+            self.rename(piece, at, name, unknown);
+            self.owed.sent(kind);
+            return Some(Effects::default());
+        };
+        if statement.effects().lists_statements() {
+            self.close_others();
+        }
+        let mut server_name = Vec::new();
+        self.name_here(&statement).write(&mut server_name);
+        self.rename(piece, at, name, &server_name);
+        self.owed.sent(kind);
+        Some(statement.effects())
+    }
+
+    /// A Close of a statement with a name: the server need not know.
+    fn close(&mut self, name: &[u8]) {
+        let before = self.names.set(key(name).into(), None);
+        let mut note = Note::new(Show::Say(b'3'), Server::Untouched);
+        note.name = Some((key(name).into(), before));
+        self.owed.answer_locally();
+        self.notes.open.push_back(note);
+    }
+
+    /// The unnamed statement is to be there: a Parse of the client's, of an earlier transaction.
+    fn parse_unnamed(&mut self, definition: &[u8]) {
+        self.parse_as(b"", definition);
+        self.note(Note::new(Show::Swallow, Server::Untouched));
+    }
+
+    /// The unnamed statement is not to be there: it is somebody else's.
+    fn close_unnamed(&mut self) {
+        self.out.extend_from_slice(b"C\0\0\0\x06S\0");
+        self.note(Note::new(Show::Swallow, Server::Untouched));
+    }
+
+    /// The message as it is.
+    fn pass(&mut self, piece: Piece<'_>) {
+        self.out.extend_from_slice(piece.bytes);
+        if let Some(kind) = piece.bytes.first() {
+            self.owed.sent(*kind);
+        }
+    }
+
+    /// A message that may show which statements are prepared here: none of others' are.
+    fn hide_statements(&mut self, piece: Piece<'_>) {
+        self.close_others();
+        self.pass(piece);
+    }
+
+    fn close_others(&mut self) {
+        let (notes, names) = (&*self.notes, &*self.names);
+        self.prepared.doom_all(|id| notes.prepares(id) || names.mention(id));
+        self.close_doomed();
+    }
+
+    /// Closes what is to be closed: always in front of a message, never by itself.
+    fn close_doomed(&mut self) {
+        while let Some(doomed) = self.prepared.take_doomed() {
+            let at = self.begin(b'C');
+            self.out.push(b'S');
+            doomed.write(self.out);
+            self.out.push(0);
+            self.end(at);
+            self.note(Note::new(Show::Swallow, Server::Keeps(doomed)));
+        }
+    }
+
+    /// A `DEALLOCATE` of one of the client's statements, as a Query or as an unnamed Parse. One of no statement at all stands in for it, which succeeds or fails as
+    /// that would.
+    fn deallocate(&mut self, kind: u8, name: &[u8]) {
+        let is_aborted = self.owed.status() == Status::Failed && self.owed.readies() == 0;
+        let text = [b"DEALLOCATE ", &self.take_name()[..]].concat();
+        if is_aborted {
+            // It will fail, unless its own batch has ended the transaction.
+            self.notes.deallocating = Some(name.into());
+        } else if let Some(note) = self.notes.open.back_mut() {
+            note.name = Some((name.into(), self.names.set(name.into(), None)));
+        }
+        if kind == b'Q' {
+            let mut query = BytesMut::new();
+            say::query_bytes(&mut query, &text);
+            self.out.extend_from_slice(&query);
+            self.owed.sent(b'Q');
+        } else {
+            self.parse_as(b"", &[&text[..], &[0, 0, 0]].concat());
+            self.owed.sent(b'P');
+        }
+    }
+
+    /// A name that is taken on this server, by a statement that does nothing: that can be prepared even in a transaction that has failed.
+    fn take_name(&mut self) -> Vec<u8> {
+        let name = self.prepared.next_name();
+        self.close_doomed();
+        let mut written = Vec::new();
+        name.write(&mut written);
+        self.parse_as(&written, &[0, 0, 0]);
+        self.note(Note::new(Show::Swallow, Server::Untouched));
+        self.prepared.doom_again(name);
+        written
+    }
+
+    /// The name of a statement on this server, where it is prepared first if it is not there.
+    fn name_here(&mut self, statement: &Arc<Statement>) -> ServerName {
+        if self.notes.is_uncertain(statement.id(), self.owed.batch()) {
+            self.prepared.doom(statement.id());
+        }
+        if let Some(name) = self.prepared.find(statement.id()) {
+            return name;
+        }
+        let name = self.make_room_for(statement);
+        self.parse_statement(name, statement);
+        self.note(Note::new(Show::Swallow, Server::Lacks(statement.id(), name)));
+        name
+    }
+
+    fn make_room_for(&mut self, statement: &Arc<Statement>) -> ServerName {
+        let name = self.prepared.insert(statement);
+        self.prepared.shrink(self.bound);
+        self.close_doomed();
+        name
+    }
+
+    fn parse_statement(&mut self, name: ServerName, statement: &Statement) {
+        let mut server_name = Vec::new();
+        name.write(&mut server_name);
+        self.parse_as(&server_name, statement.definition());
+    }
+
+    fn parse_as(&mut self, name: &[u8], definition: &[u8]) {
+        let at = self.begin(b'P');
+        self.out.extend_from_slice(name);
+        self.out.push(0);
+        self.out.extend_from_slice(definition);
+        self.end(at);
+    }
+
+    /// The same message with another name of its statement.
+    fn rename(&mut self, piece: Piece<'_>, at: usize, from: &[u8], to: &[u8]) {
+        let length = piece.total.saturating_sub(1).saturating_sub(from.len()).saturating_add(to.len());
+        self.out.extend_from_slice(piece.bytes.get(..1).unwrap_or_default());
+        self.out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+        self.out.extend_from_slice(piece.bytes.get(5..at).unwrap_or_default());
+        self.out.extend_from_slice(to);
+        self.out.extend_from_slice(piece.bytes.get(at.saturating_add(from.len())..).unwrap_or_default());
+    }
+
+    fn note(&mut self, note: Note) {
+        self.owed.sent_noted();
+        self.notes.open.push_back(Note { batch: self.owed.batch(), ..note });
+    }
+
+    fn begin(&mut self, kind: u8) -> usize {
+        self.out.extend_from_slice(&[kind, 0, 0, 0, 0]);
+        self.out.len()
+    }
+
+    fn end(&mut self, at: usize) {
+        let length = self.out.len().saturating_sub(at).saturating_add(4);
+        if let Some(word) = self.out.get_mut(at.saturating_sub(4)..at) {
+            word.copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+        }
+    }
+}
+
+fn is_unnamed(kind: u8, body: &[u8]) -> bool {
+    if kind == b'B' { matches!(message::bind(body), Ok((_, []))) } else { body.starts_with(b"S\0") }
+}
+
+#[cfg(test)]
+mod tests;
