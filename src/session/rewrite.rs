@@ -109,15 +109,22 @@ fn is_stale(fields: Fields<'_>) -> bool {
     }
 }
 
-/// Whether a batch does one thing, so that if that fails nothing has happened: a Bind, perhaps a Describe, an Execute and the Sync.
-fn is_one_execution(batch: &[u8]) -> bool {
-    let (mut rest, mut kinds) = (batch, [0; 4]);
-    for kind in &mut kinds {
-        let Some(&[this, a, b, c, d]) = rest.first_chunk::<5>() else { break };
-        *kind = this;
-        rest = rest.get(u32::from_be_bytes([a, b, c, d]) as usize + 1..).unwrap_or_default();
+/// What of a batch would be run again if its first message at the server failed: all behind its Parses, which were answered here. `None` where more than one thing
+/// would be done, so that it cannot be.
+fn one_execution(batch: &[u8]) -> Option<&[u8]> {
+    let (mut rest, mut again, mut executions) = (batch, batch, 0);
+    while let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() {
+        let is_first = rest.len() == again.len();
+        rest = rest.get(u32::from_be_bytes([a, b, c, d]) as usize + 1..)?;
+        match kind {
+            b'P' if is_first => again = rest,
+            b'B' | b'D' => {}
+            b'E' => executions += 1,
+            b'S' if rest.is_empty() && executions <= 1 => return Some(again),
+            _ => return None,
+        }
     }
-    rest.is_empty() && matches!(&kinds, b"BES\0" | b"BDES")
+    None
 }
 
 fn with_spare<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
@@ -181,9 +188,9 @@ impl Relay<'_> {
             && !edit.healed
             && bytes.len() <= RETRY
             && self.client.held.is_empty()
-            && is_one_execution(bytes)
+            && let Some(again) = one_execution(bytes)
         {
-            edit.retry.extend_from_slice(bytes);
+            edit.retry.extend_from_slice(again);
         }
         Ok(())
     }
@@ -409,9 +416,14 @@ impl Relay<'_> {
     }
 }
 
-/// Whether the first message of these bytes is the error of a stale statement, and whole.
-fn begins_stale(bytes: &[u8]) -> bool {
-    let Some(&[b'E', a, b, c, d]) = bytes.first_chunk::<5>() else { return false };
-    let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
-    bytes.get(5..total).is_some_and(|body| is_stale(Fields::new(body)))
+/// Whether these bytes begin with the error of a stale statement, whole, perhaps behind a description of its parameters.
+fn begins_stale(mut bytes: &[u8]) -> bool {
+    while let Some(&[kind @ (b't' | b'E'), a, b, c, d]) = bytes.first_chunk::<5>() {
+        let Some((message, rest)) = bytes.split_at_checked(u32::from_be_bytes([a, b, c, d]) as usize + 1) else { return false };
+        if kind == b'E' {
+            return is_stale(Fields::new(message.get(5..).unwrap_or_default()));
+        }
+        bytes = rest;
+    }
+    false
 }

@@ -124,6 +124,33 @@ impl Neighbour {
     }
 }
 
+/// Hands a client another server connection for each of its transactions, at a proxy that has two: one of them is always in the hands of a client of its own.
+pub struct Elsewhere {
+    /// Who holds a connection inside a transaction, and who holds none.
+    holders: [Wire; 2],
+}
+
+impl Elsewhere {
+    /// Takes one of the two connections.
+    pub async fn begin(proxy: &Proxy) -> Self {
+        let mut first = Wire::login(proxy, "app", "secret", "app").await.unwrap();
+        let second = Wire::login(proxy, "app", "secret", "app").await.unwrap();
+        first.query("BEGIN").await;
+        Self { holders: [first, second] }
+    }
+
+    /// Takes the connection that was used last and lets go the other: false where it is not to be had.
+    pub async fn switch(&mut self) -> bool {
+        let [holding, free] = &mut self.holders;
+        if free.try_query("BEGIN").await.is_err() {
+            return false;
+        }
+        holding.query("COMMIT").await;
+        self.holders.swap(0, 1);
+        true
+    }
+}
+
 async fn live(wire: &mut Wire) {
     wire.clear_transcript();
     wire.send(&frames::query("SELECT 'the neighbour', now() = statement_timestamp()")).await;

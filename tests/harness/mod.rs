@@ -39,7 +39,7 @@ use std::time::Duration;
 pub use certs::{Ca, Pem};
 pub use endpoint::Endpoint;
 pub use faulty::{Faulty, Way};
-pub use golden::{Golden, Neighbour, ping};
+pub use golden::{Elsewhere, Golden, Neighbour, ping};
 pub use light::Light;
 pub use postgres::{Postgres, PostgresOptions, Stop};
 pub use proxy::{Proxy, ProxyOptions};
