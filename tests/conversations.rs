@@ -40,7 +40,7 @@ enum Pieces {
 async fn postgres_answers_itself_alike() {
     // What fails here is a conversation that no proxy could pass: it has an answer that changes from run to run.
     let pg = prepared().await;
-    compare_all(&pg, (&pg).into(), (&pg).into(), None).await;
+    Box::pin(compare_all(&pg, (&pg).into(), (&pg).into(), None)).await;
 }
 
 #[tokio::test]
@@ -48,14 +48,14 @@ async fn the_proxy_answers_as_postgres_does() {
     let pg = prepared().await;
     // Who waits for a connection that is kept is to hear so soon.
     let proxy = proxy_over(&pg).set("defaults.queue_timeout", "500ms").start().await;
-    compare_all(&pg, (&pg).into(), (&proxy).into(), Some(&proxy)).await;
+    Box::pin(compare_all(&pg, (&pg).into(), (&proxy).into(), Some(&proxy))).await;
 }
 
 #[tokio::test]
 async fn a_session_pool_answers_as_postgres_does() {
     let pg = prepared().await;
     let proxy = proxy_over(&pg).pool_mode("session").start().await;
-    compare_all(&pg, (&pg).into(), (&proxy).into(), None).await;
+    Box::pin(compare_all(&pg, (&pg).into(), (&proxy).into(), None)).await;
 }
 
 fn proxy_over(pg: &Postgres) -> ProxyOptions {
@@ -151,7 +151,8 @@ async fn play(pg: &Postgres, to: Endpoint, script: &str, pieces: Pieces, mut els
 
 /// The transcript, and what is in the table once no transaction of a client is open any more.
 async fn ended(pg: &Postgres, wire: &Wire) -> String {
-    let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND (state <> 'idle' AND query <> 'BEGIN' OR backend_xid IS NOT NULL)";
+    let open =
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND (state <> 'idle' AND query <> 'BEGIN' OR backend_xid IS NOT NULL)";
     eventually("the transaction ends", PATIENCE, || async { pg.value(open).await == "0" }).await;
     let rows = pg.sql("SELECT id, note FROM item ORDER BY id").await;
     format!("{}\nitem: {rows:?}", wire.transcript())

@@ -30,9 +30,7 @@ fn pins() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     vec![
         ("statement", long("mine", 300_000), "SELECT count(*) = 1 FROM pg_prepared_statements WHERE length(statement) > 300000"),
         ("prepare", owns("PREPARE mine AS SELECT 1"), "SELECT count(*) = 1 FROM pg_prepared_statements WHERE name = 'mine'"),
-        ("setting", owns("SET work_mem = '3MB'"), "SELECT current_setting('work_mem') = '3MB'"),
-        ("setting", owns("SET app.tenant = '7'"), "SELECT current_setting('app.tenant') = '7'"),
-        ("setting", owns("SELECT set_config('work_mem', '3MB', false)"), "SELECT current_setting('work_mem') = '3MB'"),
+        ("setting", owns("SELECT set_config('work_' || 'mem', '3MB', false)"), "SELECT current_setting('work_mem') = '3MB'"),
         ("temp", owns("CREATE TEMP TABLE mine (x int)"), "SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
         (
             "advisory_lock",

@@ -131,7 +131,8 @@ async fn d4_a_parse_that_fails_leaves_no_name_behind() {
     let mut elsewhere = Elsewhere::begin(&proxy).await;
     let mut wire = login(&proxy).await;
     for _ in 0..2 {
-        wire.send(&[parse("s", "SELECT nonsense", &[]), bind("", "s", &[]), execute("", 0), parse("t", "SELECT 1", &[]), sync()].concat()).await;
+        wire.send(&[parse("s", "SELECT nonsense", &[]), bind("", "s", &[]), execute("", 0), parse("t", "SELECT 1", &[]), sync()].concat())
+            .await;
         wire.expect_error("42703").await;
         assert_eq!(tags(&wire.until_ready().await), "Z");
         assert!(elsewhere.switch().await);
@@ -299,7 +300,8 @@ async fn d7_d11_what_a_server_keeps_is_bounded() {
     for number in 0..50 {
         let name = format!("t{number}");
         let text = format!("SELECT 1000 + {number}");
-        wire.send(&[parse("bad", "SELECT nonsense", &[]), parse(&name, &text, &[]), bind("", &name, &[]), execute("", 0), sync()].concat()).await;
+        wire.send(&[parse("bad", "SELECT nonsense", &[]), parse(&name, &text, &[]), bind("", &name, &[]), execute("", 0), sync()].concat())
+            .await;
         wire.expect_error("42703").await;
         wire.until_ready().await;
         let back = format!("s{}", number * 5);
@@ -391,7 +393,11 @@ async fn e2_who_leaves_in_the_middle_of_a_pipeline_leaves_nothing_uncertain() {
     let mut honest = login(&proxy).await;
     for round in 0..20 {
         let mut leaver = login(&proxy).await;
-        let batch: Vec<Vec<u8>> = texts.iter().enumerate().flat_map(|(at, text)| [parse(&format!("s{at}"), text, &[]), bind("", &format!("s{at}"), &[])]).collect();
+        let batch: Vec<Vec<u8>> = texts
+            .iter()
+            .enumerate()
+            .flat_map(|(at, text)| [parse(&format!("s{at}"), text, &[]), bind("", &format!("s{at}"), &[])])
+            .collect();
         leaver.send(&batch.concat()[..50 * (round + 1)]).await;
         drop(leaver);
         let name = format!("mine{round}");

@@ -93,11 +93,7 @@ pub fn make_upstream(
 
 /// An upstream's timeouts.
 pub fn times(upstream: &config::Upstream) -> Times {
-    Times {
-        check_after: upstream.server_check_delay,
-        settle: upstream.settle_timeout,
-        prepared_bytes: upstream.prepared_statements,
-    }
+    Times { check_after: upstream.server_check_delay, settle: upstream.settle_timeout, prepared_bytes: upstream.prepared_statements }
 }
 
 /// TLS toward clients, as configured.

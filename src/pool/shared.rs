@@ -15,7 +15,7 @@ use crate::admission::Limits;
 use crate::auth::KeyCache;
 use crate::config::PoolMode;
 use crate::metrics::UpstreamNumbers;
-use crate::upstream::{Broken, Login, Statements, Target};
+use crate::upstream::{Broken, Login, SharedSettings, Statements, Target};
 use crate::wire::startup::Replication;
 
 /// How many derived keys are remembered for logging in to servers; each saves a millisecond.
@@ -88,6 +88,8 @@ pub struct Pool {
     pub login: ArcSwap<Login>,
     /// What servers answered to which startup settings.
     pub profiles: Mutex<Profiles>,
+    /// The settings that its clients have come to since their startup.
+    pub settings: SharedSettings,
     /// The statements that its clients have prepared.
     pub statements: Statements,
     failure: Mutex<Option<Failure>>,
@@ -139,6 +141,7 @@ impl Upstream {
             mode,
             login: ArcSwap::from_pointee(login()),
             profiles: Mutex::default(),
+            settings: SharedSettings::default(),
             statements: Statements::default(),
             failure: Mutex::default(),
         });

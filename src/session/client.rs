@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::end::End;
 use super::house::Admitted;
 use super::inspect::HELD;
 use super::login::LoggedIn;
 use super::phase::Phase;
-use super::relay::{End, First, Relay};
+use super::relay::{First, Relay};
 use super::statements::Names;
 use super::watch::{Signal, Watch};
 use super::worker::Worker;
@@ -34,7 +35,10 @@ pub struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) watch: Rc<Watch>,
     pub(super) slot: u32,
+    /// Its settings now.
     pub(super) settings: Arc<Settings>,
+    /// Those that it began with, and RESET goes back to.
+    pub(super) startup: Arc<Settings>,
     /// Its prepared statements.
     pub(super) names: Names,
     /// What the Parse of its unnamed statement says behind the name, if it has one.
@@ -87,6 +91,7 @@ impl Client {
             worker: Rc::clone(worker),
             watch,
             slot,
+            startup: Arc::clone(&settings),
             settings,
             names: Names::default(),
             unnamed: Vec::new(),
@@ -389,6 +394,7 @@ impl Client {
     async fn after(&mut self, end: End) -> bool {
         match end {
             End::Gone { .. } => false,
+            End::Settings(change) => self.take_settings(*change).await,
             End::Fault { fault, .. } => {
                 self.say_fault(&fault, true).await;
                 !fault.is_fatal(true)
@@ -398,7 +404,7 @@ impl Client {
         }
     }
 
-    async fn say_fault(&mut self, fault: &Fault, living: bool) {
+    pub(super) async fn say_fault(&mut self, fault: &Fault, living: bool) {
         self.count(fault);
         tracing::info!(tenant = self.watch.tenant.borrow().name, client = %self.watch.peer, fault = fault.label(), "a client's session is ended");
         let mut out = BytesMut::new();
@@ -410,7 +416,7 @@ impl Client {
     }
 
     /// Sends what is the proxy's own to say, within the limit for clients that do not read.
-    async fn say(&mut self, out: &[u8]) -> bool {
+    pub(super) async fn say(&mut self, out: &[u8]) -> bool {
         let limit = self.stall_limit();
         let sent = self.worker.clock.within(limit, self.io.write_all(out)).await;
         matches!(sent, Some(Ok(())))

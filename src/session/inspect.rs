@@ -7,7 +7,7 @@
 use crate::wire::Malformed;
 use crate::wire::message;
 use crate::wire::scan::{Side, body_length};
-use crate::wire::sql::{self, Effects, PinReason};
+use crate::wire::sql::{self, Effects, PinReason, Touched};
 
 /// Messages up to this length, in bytes, reach the server whole or not at all; of longer ones this much is read before anything is sent on.
 pub const HELD: usize = 32 << 10;
@@ -80,6 +80,7 @@ pub enum Remember {
     Range(std::ops::Range<usize>),
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
 /// Where a client stands in its own stream, from the first byte of a lease to its last.
 #[derive(Debug, Default)]
 pub struct Inspector {
@@ -95,6 +96,8 @@ pub struct Inspector {
     remember: Option<Remember>,
     /// A text drops all prepared statements.
     drops_statements: bool,
+    /// What settings may have other values than when the lease began.
+    touched: Option<Box<Touched>>,
 }
 
 /// What is to be done with a chunk.
@@ -153,6 +156,17 @@ impl Inspector {
     /// Whether a text drops all prepared statements; told once.
     pub fn take_drops(&mut self) -> bool {
         std::mem::take(&mut self.drops_statements)
+    }
+
+    /// Whether settings may have other values than when the lease began.
+    #[inline]
+    pub fn has_touched(&self) -> bool {
+        self.touched.is_some()
+    }
+
+    /// Which settings may have other values than when the lease began; told once.
+    pub fn take_touched(&mut self) -> Option<Box<Touched>> {
+        self.touched.take()
     }
 
     /// So many bytes of the message that was rewritten are still to come.
@@ -325,19 +339,30 @@ impl Inspector {
             self.dirty = true;
         }
         if !effects.is_empty() {
-            self.expect(effects);
+            self.expect(effects, text, whole);
         }
         effects
     }
 
     /// A statement with these effects is going to be run.
-    pub fn expect(&mut self, effects: Effects) {
-        self.dirty |= effects.may_leave_anything();
+    pub fn expect(&mut self, effects: Effects, text: &[u8], whole: bool) {
         self.drops_statements |= effects.clears(PinReason::Prepare);
         self.lasting |= effects.may_leave(PinReason::Load) || effects.may_leave(PinReason::Session);
-        if let Some(reason) = effects.first_pin() {
+        let follows = effects.changes_settings() && whole && self.renames && self.touch(effects, text);
+        self.dirty |= effects.may_leave_more() || effects.changes_settings() && !follows;
+        if let Some(reason) = effects.pins().find(|reason| !(follows && *reason == PinReason::Setting)) {
             self.hold(Pin::Sql(reason));
         }
+    }
+
+    /// Notes which settings a text may change; whether all of them are known by name, so that they can follow their client.
+    #[cold]
+    fn touch(&mut self, effects: Effects, text: &[u8]) -> bool {
+        let mut touched = sql::settings(text);
+        touched.is_hidden |= effects.is_opaque();
+        let is_known = !touched.is_unknown;
+        self.touched.get_or_insert_default().add(touched);
+        is_known
     }
 }
 
@@ -387,11 +412,11 @@ mod tests {
     #[test]
     fn what_the_text_says_pins() {
         let cases = [
-            (query("SET search_path = a"), Pin::Sql(PinReason::Setting)),
+            (query("SELECT set_config($1, $2, false)"), Pin::Sql(PinReason::Setting)),
             (parse("", "LISTEN x"), Pin::Sql(PinReason::Listen)),
         ];
         for (message, pin) in cases {
-            let mut inspector = Inspector::default();
+            let mut inspector = Inspector::new(true);
             read(&mut inspector, &[message]);
             assert_eq!((inspector.pin(), inspector.is_dirty()), (Some(pin), true));
         }
@@ -400,6 +425,18 @@ mod tests {
         assert_eq!(session.pin(), Some(Pin::Statement));
         assert_eq!(Pin::Statement.label(), "statement");
         assert_eq!(Pin::Unnamed.label(), "unnamed_statement");
+    }
+
+    #[test]
+    fn i3_settings_with_a_name_do_not_pin() {
+        let mut inspector = Inspector::new(true);
+        read(&mut inspector, &[query("SET search_path = a"), query("RESET ALL")]);
+        assert_eq!((inspector.pin(), inspector.is_dirty(), inspector.has_touched()), (None, false, true));
+        let touched = inspector.take_touched().unwrap();
+        assert_eq!((touched.set.len(), touched.resets_all, inspector.has_touched()), (1, true, false));
+        let mut session = Inspector::new(false);
+        read(&mut session, &[query("SET search_path = a")]);
+        assert_eq!((session.pin(), session.is_dirty()), (Some(Pin::Sql(PinReason::Setting)), true));
     }
 
     #[test]

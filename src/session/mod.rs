@@ -1,9 +1,10 @@
 //! A client's life, from its first byte to its last.
 //!
-//! `greeting` and `login` are the cold beginning; `client` is what is left of a client while it is idle; `relay` is a client with a server connection. `inspect` and `phase`
+//! `greeting` and `login` are the cold beginning; `client` is what is left of a client while it is idle; `relay` is a client with a server connection. `inspect`, `statements` and `phase`
 //! are the pure parts. `worker` is the thread that all of its clients live on, `house` what the threads share.
 
 mod client;
+mod end;
 mod exchange;
 mod greeting;
 mod house;
@@ -14,6 +15,7 @@ pub mod phase;
 mod relay;
 mod rewrite;
 mod secrets;
+mod settings;
 mod statements;
 mod watch;
 mod worker;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::client::Client;
+use super::end::Stop;
 use super::inspect::{Inspector, Pin, Verdict};
 use super::phase::Phase;
 use super::rewrite::{Edit, drops_statements, forget_statements, read_error};
@@ -20,8 +21,8 @@ use crate::metrics::CancelCause;
 use crate::net::now;
 use crate::pool::{Lease, with_scratch};
 use crate::upstream::{State, note_reported};
+use crate::wire::Status;
 use crate::wire::scan::Side;
-use crate::wire::{Malformed, Status};
 
 /// Where a lease's first bytes are.
 #[derive(Debug, Clone, Copy)]
@@ -32,68 +33,10 @@ pub enum First {
     Held,
 }
 
-/// How a lease ended.
-#[derive(Debug)]
-pub enum End {
-    /// All is answered.
-    Settled {
-        /// When.
-        at: Instant,
-    },
-    /// The client has gone, or was cut.
-    Gone {
-        /// When.
-        at: Instant,
-    },
-    /// The session must end, and the client must hear this.
-    Fault {
-        /// What.
-        fault: Box<Fault>,
-        /// When.
-        at: Instant,
-    },
-    /// The server connection broke before it took a byte; the client holds what it was for.
-    Unsent {
-        /// When.
-        at: Instant,
-    },
-}
-
-impl End {
-    /// When.
-    pub fn at(&self) -> Instant {
-        match self {
-            Self::Settled { at } | Self::Gone { at } | Self::Fault { at, .. } | Self::Unsent { at } => *at,
-        }
-    }
-}
-
-/// Why the relay stops.
-pub enum Stop {
-    Settled,
-    /// The client has gone without a word.
-    Vanished,
-    /// The client has said goodbye.
-    Terminated,
-    /// The client does not read.
-    Stalled,
-    ServerLost,
-    /// The server connection broke before it took a byte.
-    Unsent,
-    Malformed(Malformed),
-    Fault(Box<Fault>),
-}
-
-impl Stop {
-    /// Faults are large and rare: they must not make every lease larger.
-    pub(super) fn fault(fault: Fault) -> Self {
-        Self::Fault(Box::new(fault))
-    }
-}
-
 /// The most turns before other clients of the worker get theirs.
 const TURNS: u32 = 16;
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
 /// A lease at work: a future of why it stops.
 ///
 /// Not cancel safe: dropped, it discards the server connection.
@@ -102,17 +45,19 @@ pub struct Relay<'a> {
     pub(super) lease: Lease,
     pub(super) inspector: Inspector,
     /// What the server has not taken yet, from `taken` on.
-    to_server: Vec<u8>,
+    pub(super) to_server: Vec<u8>,
     taken: usize,
     /// The same for the client, whose bytes are in `client.unsent`.
-    given: usize,
-    began: Instant,
+    pub(super) given: usize,
+    pub(super) began: Instant,
     request_began: Instant,
-    pinned: Option<Pin>,
+    pub(super) pinned: Option<Pin>,
     /// The server connection has taken some bytes of this client's.
     server_has_bytes: bool,
     /// The server has said that it ends the session.
     pub(super) server_ends: bool,
+    /// Nothing has failed, and no transaction was left open by a batch.
+    pub(super) is_straight: bool,
     /// The server has reported a setting.
     pub(super) has_reported: bool,
     /// What is changed in the server's answers.
@@ -141,6 +86,7 @@ impl<'a> Relay<'a> {
             pinned: None,
             server_has_bytes: false,
             server_ends: false,
+            is_straight: true,
             has_reported: false,
             edit: None,
             stopped: None,
@@ -312,13 +258,19 @@ impl<'a> Relay<'a> {
             while let Some(frame) = walk.next().map_err(|_| Stop::ServerLost)? {
                 let _ = owed.received(frame.kind, frame.status);
                 match frame.kind {
-                    b'Z' => answered += 1,
+                    b'Z' => {
+                        answered += 1;
+                        self.is_straight &= frame.status == b'I';
+                    }
                     b'C' if drops_statements(frame.body) => forget_statements(self.edit.as_deref(), &mut self.client.names, prepared),
                     b'S' if frame.is_whole() => {
                         note_reported(reported, frame.body);
                         self.has_reported = true;
                     }
-                    b'E' => self.server_ends |= read_error(frame.body, prepared),
+                    b'E' => {
+                        self.is_straight = false;
+                        self.server_ends |= read_error(frame.body, prepared);
+                    }
                     _ => {}
                 }
             }
@@ -365,7 +317,7 @@ impl<'a> Relay<'a> {
             self.note_pin();
         }
         if settled && self.pinned.is_none() && self.client.watch.pool.mode != PoolMode::Session {
-            return Ok(true);
+            return if self.inspector.has_touched() { Err(Stop::Settings) } else { Ok(true) };
         }
         self.rest(status, owes, settled, now);
         Ok(false)
@@ -390,7 +342,7 @@ impl<'a> Relay<'a> {
     }
 
     #[cold]
-    fn note_pin(&mut self) {
+    pub(super) fn note_pin(&mut self) {
         let watch = &self.client.watch;
         let tenant = watch.tenant.borrow();
         let before = self.pinned;
@@ -450,7 +402,7 @@ impl<'a> Relay<'a> {
         self.client.watch.set(|timing| timing.watched = true);
     }
 
-    fn unwatch_peer(&mut self) {
+    pub(super) fn unwatch_peer(&mut self) {
         if !self.client.watch.timing().watched {
             return;
         }
@@ -461,79 +413,6 @@ impl<'a> Relay<'a> {
             None => self.client.io.clear_keepalive(),
         };
         let _ = self.client.io.set_user_timeout(None);
-    }
-
-    /// Ends the lease: the server connection goes back, or is put in order, or is discarded.
-    #[inline]
-    pub fn end(mut self, stop: Stop) -> End {
-        let at = now();
-        self.unwatch_peer();
-        self.client.unsent.drain(..self.given.min(self.client.unsent.len()));
-        self.client.watch.set(|timing| {
-            timing.transaction_since = None;
-            timing.stalled_since = None;
-            timing.watched = false;
-        });
-        if self.pinned.is_some() {
-            self.inspector.forget();
-            self.note_pin();
-            self.lease.server_mut().state.dirty = true;
-        }
-        self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(self.began));
-        if matches!(stop, Stop::Settled) {
-            if self.inspector.is_dirty() {
-                self.lease.server_mut().state.dirty = true;
-            }
-            if self.has_reported {
-                self.lease.learn();
-            }
-            self.end_edit();
-            self.lease.give_back(at);
-            return End::Settled { at };
-        }
-        self.end_edit();
-        self.end_badly(stop, at)
-    }
-
-    #[cold]
-    fn end_badly(mut self, stop: Stop, at: Instant) -> End {
-        if matches!(stop, Stop::Unsent) {
-            return End::Unsent { at };
-        }
-        let session = self.client.watch.pool.mode == PoolMode::Session;
-        self.lease.server_mut().state.dirty |= self.inspector.is_dirty() || session;
-        // Half a message that cannot be completed: the connection is of no more use (E2).
-        let cut_short = !self.inspector.at_edge() || !self.to_server.is_empty() || self.lease.server().io.has_unsent();
-        let polite = matches!(stop, Stop::Terminated);
-        if matches!(stop, Stop::Vanished | Stop::Stalled) && self.lease.server().state.owed.owes() {
-            self.client.watch.tenant.borrow().numbers.cancelled[CancelCause::ClientGone.index()].add(1);
-        }
-        let lost = matches!(stop, Stop::ServerLost);
-        let fault = match stop {
-            Stop::Settled | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent => None,
-            // What the server said of its end has been passed on (G3).
-            Stop::ServerLost if self.server_ends => None,
-            Stop::ServerLost => Some(Box::new(Fault::ServerLost)),
-            Stop::Malformed(malformed) => Some(Box::new(Fault::Malformed(malformed))),
-            Stop::Fault(fault) => Some(fault),
-        };
-        let end = match fault {
-            None => End::Gone { at },
-            Some(fault) if self.lease.server().state.frames.at_edge() => End::Fault { fault, at },
-            // In the middle of an answer nothing can be said that the client would not take for the rest of it.
-            Some(fault) => {
-                self.client.count(&fault);
-                End::Gone { at }
-            }
-        };
-        if lost || cut_short || self.inspector.is_lasting() {
-            drop(self.lease);
-        } else if polite {
-            self.lease.finish();
-        } else {
-            self.lease.mend();
-        }
-        end
     }
 }
 

@@ -5,8 +5,9 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::end::Stop;
 use super::inspect::{Remember, Verdict};
-use super::relay::{Relay, Stop};
+use super::relay::Relay;
 use super::statements::{Clerk, Names, Notes, Piece, Rewritten};
 use crate::fault::Fault;
 use crate::pool::Pool;
@@ -24,6 +25,7 @@ const SPARE_EDITS: usize = 64;
 const BOUND_UNNAMED: usize = 1 << 10;
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "they are handed out in their boxes")]
     static SPARE: RefCell<(Vec<u8>, Vec<Box<Edit>>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
@@ -77,16 +79,10 @@ pub fn drops_statements(tag: &[u8]) -> bool {
 /// The server has dropped all prepared statements that it had when the last unanswered command was sent.
 #[cold]
 pub fn forget_statements(edit: Option<&Edit>, names: &mut Names, prepared: &mut Prepared) {
-    match edit {
-        Some(edit) => {
-            names.clear(&edit.notes);
-            prepared.clear_but(|id| edit.notes.prepares(id));
-        }
-        None => {
-            names.clear(&Notes::default());
-            prepared.clear();
-        }
-    }
+    let none = Notes::default();
+    let notes = edit.map_or(&none, |edit| &edit.notes);
+    names.clear(notes);
+    prepared.clear_but(|id| notes.prepares(id));
 }
 
 /// An error of the server's: whether it ends the session. One that shows that a statement is not what it was has all prepared anew (D9).
@@ -237,7 +233,7 @@ impl Relay<'_> {
         };
         match clerk.rewrite(kind, piece, &self.client.unnamed) {
             Rewritten::AsItIs => {}
-            Rewritten::Runs(effects) => self.inspector.expect(effects),
+            Rewritten::Runs(statement) => self.inspector.expect(statement.effects(), statement.text(), true),
             Rewritten::OnlyHere => self.inspector.hold_statement(),
             Rewritten::UnnamedAgain => {
                 let unnamed = &self.client.unnamed;
@@ -342,7 +338,6 @@ impl Relay<'_> {
             at = walk.position();
             let mut is_shown = true;
             match owed.received(frame.kind, frame.status) {
-                Answer::Passes => {}
                 Answer::Ends => is_shown = edit.notes.ended(),
                 Answer::Fails if !edit.healing => {
                     if let Some(error) = edit.notes.replacement(Fields::new(frame.body)) {
@@ -350,11 +345,12 @@ impl Relay<'_> {
                         is_shown = false;
                     }
                 }
-                Answer::Fails => {}
+                Answer::Passes | Answer::Fails => {}
             }
             match frame.kind {
                 b'Z' => {
                     answered += 1;
+                    self.is_straight &= frame.status == b'I';
                     edit.notes.ready();
                 }
                 b'C' if frame.body == b"DEALLOCATE\0" => edit.notes.deallocated(&mut self.client.names),
@@ -364,6 +360,7 @@ impl Relay<'_> {
                     self.has_reported = true;
                 }
                 b'E' => {
+                    self.is_straight = false;
                     self.server_ends |= read_error(frame.body, prepared);
                     edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
                 }

@@ -10,8 +10,8 @@ use bytes::BytesMut;
 
 use crate::fault::Fault;
 use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
-use crate::wire::sql::{self, Effects};
 use crate::wire::message::Fields;
+use crate::wire::sql;
 use crate::wire::{Status, message, say, sqlstate};
 
 /// PostgreSQL compares names of statements up to this length, in bytes.
@@ -86,6 +86,9 @@ enum Server {
     Keeps(ServerName),
 }
 
+/// What a name meant before.
+type Before = Option<Arc<Statement>>;
+
 #[derive(Debug)]
 struct Note {
     show: Show,
@@ -93,7 +96,7 @@ struct Note {
     /// The batch that its message belongs to.
     batch: u64,
     /// A name, and what it meant before.
-    name: Option<(Box<[u8]>, Option<Arc<Statement>>)>,
+    name: Option<(Box<[u8]>, Before)>,
 }
 
 impl Note {
@@ -214,12 +217,12 @@ pub struct Piece<'a> {
 }
 
 /// What a rewritten message means for its lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Rewritten {
     /// No more than it says.
     AsItIs,
-    /// A statement with these effects is going to be run.
-    Runs(Effects),
+    /// This statement is going to be run, and has effects.
+    Runs(Arc<Statement>),
     /// The client's statement is on this server and can be on no other.
     OnlyHere,
     /// The client's unnamed statement was put on this server again.
@@ -265,7 +268,7 @@ impl Clerk<'_> {
                 self.pass(piece);
                 if unnamed.is_empty() { Rewritten::AsItIs } else { Rewritten::UnnamedAgain }
             }
-            _ => self.mention(piece).map_or(Rewritten::NameTooLong, Rewritten::Runs),
+            _ => self.mention(piece).unwrap_or(Rewritten::NameTooLong),
         }
     }
 
@@ -332,12 +335,12 @@ impl Clerk<'_> {
         Some(())
     }
 
-    /// A Bind or Describe of a statement with a name; what running it may leave in the session, where the client has such a statement. `None` where its names are not
-    /// all here.
-    fn mention(&mut self, piece: Piece<'_>) -> Option<Effects> {
+    /// A Bind or Describe of a statement with a name. `None` where its names are not all here.
+    fn mention(&mut self, piece: Piece<'_>) -> Option<Rewritten> {
         let kind = *piece.bytes.first()?;
         let body = piece.bytes.get(5..)?;
-        let (first, name) = message::bind(body).ok().filter(|_| kind == b'B').or_else(|| Some((&[][..], message::describe(body).ok()?.1)))?;
+        let (first, name) =
+            message::bind(body).ok().filter(|_| kind == b'B').or_else(|| Some((&[][..], message::describe(body).ok()?.1)))?;
         // Behind the head come the portal and its zero, or the one letter that says what is described.
         let at = if kind == b'B' { 6usize.saturating_add(first.len()) } else { 6 };
         let Some(statement) = self.names.find(name).cloned() else {
@@ -345,7 +348,7 @@ impl Clerk<'_> {
             let unknown = if name.starts_with(SERVER_NAME) { NOBODYS } else { name };
             self.rename(piece, at, name, unknown);
             self.owed.sent(kind);
-            return Some(Effects::default());
+            return Some(Rewritten::AsItIs);
         };
         if statement.effects().lists_statements() {
             self.close_others();
@@ -354,7 +357,7 @@ impl Clerk<'_> {
         self.name_here(&statement).write(&mut server_name);
         self.rename(piece, at, name, &server_name);
         self.owed.sent(kind);
-        Some(statement.effects())
+        Some(if statement.effects().is_empty() { Rewritten::AsItIs } else { Rewritten::Runs(statement) })
     }
 
     /// A Close of a statement with a name: the server need not know.

@@ -14,5 +14,5 @@ pub use login::{Card, Fresh, Reported, cancel, open};
 pub use owed::{Answer, Owed};
 pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements};
 pub use server::{Server, Sign, State, Travelling, note_reported};
-pub use settings::Settings;
+pub use settings::{Settings, SharedSettings};
 pub use target::{CANCEL_LIMIT, Login, PassThrough, ServerSecret, Target};

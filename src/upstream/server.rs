@@ -28,7 +28,7 @@ pub struct State {
     pub card: Arc<Card>,
     /// What it has reported of its settings, as far as was seen.
     pub reported: Reported,
-    /// The startup settings that are in force on it.
+    /// The client's settings that are in force on it.
     pub settings: Arc<Settings>,
     /// The statements that are prepared on it.
     pub prepared: Prepared,
@@ -132,17 +132,47 @@ impl Server {
     ///
     /// Not cancel safe: a dropped future leaves the answer on its way.
     pub async fn run(&mut self, sql: &[u8]) -> Result<Result<(), ServerError>, Broken> {
+        self.send_query(sql).await?;
+        self.finish().await
+    }
+
+    /// The same for a question: the rows that it answers, each value as text.
+    ///
+    /// Not cancel safe, as `run`.
+    pub async fn ask(&mut self, sql: &[u8]) -> Result<Result<Vec<Vec<Option<Box<[u8]>>>>, ServerError>, Broken> {
+        self.send_query(sql).await?;
+        let mut answer = Vec::new();
+        let outcome = self.read_answer(|bytes| answer.extend_from_slice(bytes)).await?;
+        if let Err(refusal) = outcome {
+            return Ok(Err(refusal));
+        }
+        let mut rows = Vec::new();
+        let mut frames = Frames::default();
+        let mut walk = frames.walk(Side::Server, &answer);
+        while let Some(frame) = walk.next()? {
+            if frame.kind == b'D' {
+                rows.push(message::row(frame.body)?.into_iter().map(|value| value.map(Box::from)).collect());
+            }
+        }
+        Ok(Ok(rows))
+    }
+
+    async fn send_query(&mut self, sql: &[u8]) -> io::Result<()> {
         let mut out = BytesMut::new();
         say::query_bytes(&mut out, sql);
         self.io.write_all(&out).await?;
         self.state.owed.sent(b'Q');
-        self.finish().await
+        Ok(())
     }
 
     /// Reads and drops until nothing is owed, from wherever in a message the last reader stopped; the last error on the way is in the inner result.
     ///
     /// Cancel safe in that the account stays true; what was read is gone.
     pub async fn finish(&mut self) -> Result<Result<(), ServerError>, Broken> {
+        self.read_answer(|_| {}).await
+    }
+
+    async fn read_answer(&mut self, mut keep: impl FnMut(&[u8])) -> Result<Result<(), ServerError>, Broken> {
         let mut outcome = Ok(());
         let mut chunk = vec![0; 8192];
         while self.state.owed.owes() || !self.state.frames.at_edge() {
@@ -151,7 +181,9 @@ impl Server {
                 return Err(Broken::Closed);
             }
             let State { frames, owed, reported, .. } = &mut *self.state;
-            let mut walk = frames.walk(Side::Server, chunk.get(..count).unwrap_or_default());
+            let read = chunk.get(..count).unwrap_or_default();
+            keep(read);
+            let mut walk = frames.walk(Side::Server, read);
             while let Some(frame) = walk.next()? {
                 // Whoever kept notes has left; what they were for goes with the reset that this session gets.
                 let _ = owed.received(frame.kind, frame.status);
@@ -165,7 +197,7 @@ impl Server {
         Ok(outcome)
     }
 
-    /// Puts these startup settings in force, where they are not.
+    /// Puts these settings in force, where they are not.
     ///
     /// Not cancel safe, as `run`.
     pub async fn apply(&mut self, settings: &Arc<Settings>) -> Result<Result<(), ServerError>, Broken> {
@@ -193,6 +225,13 @@ impl Server {
             self.state.dirty = false;
         }
         Ok(outcome)
+    }
+}
+
+impl State {
+    /// The value that the server has reported of a setting.
+    pub fn reported_value(&self, name: &[u8]) -> Option<&[u8]> {
+        self.reported.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
     }
 }
 

@@ -1,8 +1,14 @@
-//! The run-time settings that a client asked for at startup, and how a server connection is brought from one client's to another's.
+//! The run-time settings of a client's session, and how a server connection is brought from one client's to another's. Checklist I1-I6.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::wire::startup::Setting;
 
-/// A client's startup settings, in the order in which they are applied. Equal ones are shared within a pool.
+/// The settings that a client's session has and a fresh one would not have, in the order in which they are applied: those of its startup, and what it has set
+/// since. Equal ones are shared within a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Settings(Box<[Setting]>);
 
@@ -24,7 +30,30 @@ impl Settings {
 
     /// The value of one.
     pub fn value(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().find(|setting| *setting.name == *name.as_bytes()).map(|setting| &*setting.value)
+        self.get(name.as_bytes())
+    }
+
+    /// The value of the setting of this name, which is compared as PostgreSQL does: without regard to case.
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.0.iter().find(|setting| setting.name.eq_ignore_ascii_case(name)).map(|setting| &*setting.value)
+    }
+
+    /// The same with some of them changed: a new value, or none any more.
+    #[must_use]
+    pub fn changed(&self, changes: impl IntoIterator<Item = (Box<[u8]>, Option<Box<[u8]>>)>) -> Self {
+        let mut all = self.0.to_vec();
+        for (name, value) in changes {
+            let at = all.iter().position(|setting| setting.name.eq_ignore_ascii_case(&name));
+            match (at, value) {
+                (Some(at), Some(value)) => all[at].value = value,
+                (Some(at), None) => drop(all.remove(at)),
+                (None, Some(value)) => all.push(Setting { name, value }),
+                (None, None) => {}
+            }
+        }
+        // A role may not be allowed what the session's user is.
+        all.sort_by_key(|setting| is_role(&setting.name));
+        Self(all.into())
     }
 
     /// The same without one: a client's `application_name` is always valid and differs from client to client.
@@ -48,12 +77,22 @@ impl Settings {
         self.0.iter().map(|setting| setting.name.len() + setting.value.len() + size_of::<Setting>()).sum()
     }
 
+    /// The query that asks for the values of these settings, one row of them; NULL for what there is not.
+    pub fn question<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        let calls: Vec<Vec<u8>> = names.map(|name| [b"pg_catalog.current_setting(", &literal(name)[..], b", true)"].concat()).collect();
+        [b"SELECT ".as_slice(), &calls.join(&b", "[..])].concat()
+    }
+
     /// The query that turns a connection with `from`'s settings into one with `to`'s; empty where there is nothing to do.
     ///
     /// It is one statement, so that it takes effect whole or not at all. A setting that only `from` has goes back to what it was when the connection was
     /// opened (`set_config` with NULL).
     pub fn transition(from: &Self, to: &Self) -> Vec<u8> {
         let mut calls: Vec<Vec<u8>> = Vec::new();
+        let has_other_role = from.value("role") != to.value("role");
+        if has_other_role && from.value("role").is_some() {
+            calls.push(call(b"role", Some(b"none")));
+        }
         for old in from.iter().filter(|old| !to.iter().any(|new| new.name == old.name)) {
             calls.push(call(&old.name, None));
         }
@@ -65,6 +104,38 @@ impl Settings {
         }
         [b"SELECT ".as_slice(), &calls.join(&b", "[..])].concat()
     }
+}
+
+/// The settings that the clients of one pool have come to; equal ones are one, so that to compare them is to compare two addresses.
+#[derive(Debug, Default)]
+pub struct SharedSettings(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    set: HashSet<Arc<Settings>, foldhash::fast::RandomState>,
+    /// The size at which those that nobody has any more are dropped.
+    sweep_at: usize,
+}
+
+impl SharedSettings {
+    /// The shared form of these settings.
+    pub fn share(&self, settings: Settings) -> Arc<Settings> {
+        let mut known = self.0.lock();
+        if let Some(shared) = known.set.get(&settings) {
+            return Arc::clone(shared);
+        }
+        if known.set.len() >= known.sweep_at {
+            known.set.retain(|shared| Arc::strong_count(shared) > 1);
+            known.sweep_at = known.set.len().saturating_mul(2).max(64);
+        }
+        let shared = Arc::new(settings);
+        known.set.insert(Arc::clone(&shared));
+        shared
+    }
+}
+
+fn is_role(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"role")
 }
 
 fn call(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {
@@ -106,6 +177,36 @@ mod tests {
             transition(&[("a", "1")], &[("b", "2")]),
             "SELECT pg_catalog.set_config(E'a', NULL, false), pg_catalog.set_config(E'b', E'2', false)"
         );
+    }
+
+    #[test]
+    fn i4_what_is_set_is_changed_and_what_is_reset_is_gone() {
+        let before = settings(&[("TimeZone", "UTC"), ("role", "reader")]);
+        let change = |name: &str, value: Option<&str>| (Box::from(name.as_bytes()), value.map(|value| Box::from(value.as_bytes())));
+        let after = before.changed([change("timezone", Some("CET")), change("work_mem", Some("3MB")), change("nothing", None)]);
+        assert_eq!(after, settings(&[("TimeZone", "CET"), ("work_mem", "3MB"), ("role", "reader")]), "the role comes last");
+        assert_eq!(after.changed([change("ROLE", None), change("TIMEZONE", None)]), settings(&[("work_mem", "3MB")]));
+        assert_eq!(after.get(b"WORK_MEM"), Some(&b"3MB"[..]));
+    }
+
+    #[test]
+    fn another_role_takes_over_last_and_leaves_first() {
+        assert_eq!(
+            transition(&[("a", "1"), ("role", "x")], &[("a", "2"), ("role", "y")]),
+            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'a', E'2', false), \
+             pg_catalog.set_config(E'role', E'y', false)"
+        );
+    }
+
+    #[test]
+    fn equal_settings_are_one_and_what_nobody_has_is_dropped() {
+        let pool = SharedSettings::default();
+        let kept = pool.share(settings(&[("a", "kept")]));
+        for number in 0..1_000 {
+            pool.share(settings(&[("a", &number.to_string())]));
+            assert!(pool.0.lock().set.len() <= 64);
+        }
+        assert!(Arc::ptr_eq(&kept, &pool.share(settings(&[("a", "kept")]))));
     }
 
     #[test]

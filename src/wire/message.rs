@@ -102,6 +102,19 @@ pub fn parameter_status(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     parse(body)
 }
 
+/// The values of a DataRow; NULL is `None`.
+pub fn row(body: &[u8]) -> Result<Vec<Option<&[u8]>>, Malformed> {
+    let (count, rest) = body.split_first_chunk::<2>().ok_or(Malformed::Body)?;
+    let mut reader = Reader::new(rest);
+    let mut values = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let length = reader.u32()?;
+        values.push(if length == u32::MAX { None } else { Some(reader.bytes(usize::try_from(length).map_err(|_| Malformed::Body)?)?) });
+    }
+    reader.finish()?;
+    Ok(values)
+}
+
 /// The process id and the secret of a BackendKeyData; the secret has up to 256 bytes, and none from servers that give no key.
 pub fn backend_key(body: &[u8]) -> Result<(u32, &[u8]), Malformed> {
     let mut reader = Reader::new(body);
@@ -177,6 +190,13 @@ mod tests {
     }
 
     #[test]
+    fn a_row_has_as_many_values_as_it_says() {
+        assert_eq!(row(b"\0\x02\0\0\0\x01a\xff\xff\xff\xff"), Ok(vec![Some(&b"a"[..]), None]));
+        assert_eq!(row(b"\0\x02\0\0\0\x01a"), Err(Malformed::Body));
+        assert_eq!(row(b"\0\x00x"), Err(Malformed::Body));
+    }
+
+    #[test]
     fn mechanisms_are_whole_words() {
         let list = b"SCRAM-SHA-256-PLUS\0\0";
         assert!(offers(list, "SCRAM-SHA-256-PLUS"));
@@ -187,7 +207,7 @@ mod tests {
         #[test]
         fn no_bytes_make_them_panic(body in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = (sasl_initial(&body), password(&body), query(&body), parse(&body), bind(&body), describe(&body));
-            let _ = (authentication(&body), parameter_status(&body), backend_key(&body));
+            let _ = (authentication(&body), parameter_status(&body), backend_key(&body), row(&body), definition(&body));
             let _ = (Fields::new(&body).iter().count(), Fields::new(&body).is_fatal());
         }
     }

@@ -7,11 +7,14 @@
 //! proportion to the text.
 
 mod reader;
+mod settings;
 mod tokens;
 mod words;
 
 #[cfg(test)]
 mod tests;
+
+pub use settings::{Touched, settings};
 
 use reader::Reader;
 use tokens::{Backslash, Token, Tokens};
@@ -83,6 +86,7 @@ impl PinReason {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
 /// What running a text may do to its server session.
 ///
 /// A text may both leave and clear; which came first is not kept. Take what it clears off what the session had before, then add
@@ -104,9 +108,14 @@ impl Effects {
         self == Self::default()
     }
 
-    /// Whether the session may be left in another state than it began in, which a session that has begun afresh would not be in.
-    pub fn may_leave_anything(self) -> bool {
-        self.leaves != 0 || self.is_opaque || self.resets_settings
+    /// Whether a setting may have another value afterwards.
+    pub const fn changes_settings(self) -> bool {
+        self.leaves & PinReason::Setting.bit() != 0 || self.is_opaque || self.resets_settings
+    }
+
+    /// Whether something but a setting may be left behind.
+    pub const fn may_leave_more(self) -> bool {
+        self.leaves & !PinReason::Setting.bit() != 0 || self.is_opaque
     }
 
     /// DEALLOCATE of one statement.

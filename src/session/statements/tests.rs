@@ -206,7 +206,7 @@ impl Proxy {
             self.names.clear(&Notes::default());
             prepared.doom_all(|_| false);
         }
-        if verdict != Verdict::Rewrite(0) {
+        if verdict == Verdict::Forward(message.len()) {
             inbox.push_back(message.to_vec());
         } else {
             let mut out = Vec::new();
@@ -222,7 +222,7 @@ impl Proxy {
             };
             let piece = Piece { bytes: message, total: message.len() };
             let rewritten = clerk.rewrite(message[0], piece, b"");
-            assert!(matches!(rewritten, Rewritten::AsItIs | Rewritten::Runs(_)));
+            assert!(matches!(rewritten, Rewritten::AsItIs | Rewritten::Runs(_)), "{rewritten:?}");
             inbox.extend(cut(&out));
             while owed.take_local() {
                 self.notes.say_local(&mut self.said);

@@ -44,6 +44,11 @@ impl<'a> Tokens<'a> {
         Self { rest: sql, backslash, depends_on_backslash: false, is_undecided: false }
     }
 
+    /// How many bytes are behind the last token.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     #[inline]
     fn word(&mut self, text: &'a [u8]) -> Token<'a> {
         let (word, rest) = split(text, word_length(text));

@@ -1,0 +1,156 @@
+//! How a lease ends: what becomes of the server connection, and what its client is to hear.
+
+use std::time::Instant;
+
+use super::relay::Relay;
+use super::settings::Change;
+use crate::config::PoolMode;
+use crate::fault::Fault;
+use crate::metrics::CancelCause;
+use crate::net::now;
+use crate::wire::Malformed;
+
+/// How a lease ended.
+#[derive(Debug)]
+pub enum End {
+    /// All is answered.
+    Settled {
+        /// When.
+        at: Instant,
+    },
+    /// All is answered, and the client may have other settings now.
+    Settings(Box<Change>),
+    /// The client has gone, or was cut.
+    Gone {
+        /// When.
+        at: Instant,
+    },
+    /// The session must end, and the client must hear this.
+    Fault {
+        /// What.
+        fault: Box<Fault>,
+        /// When.
+        at: Instant,
+    },
+    /// The server connection broke before it took a byte; the client holds what it was for.
+    Unsent {
+        /// When.
+        at: Instant,
+    },
+}
+
+impl End {
+    /// When.
+    pub fn at(&self) -> Instant {
+        match self {
+            Self::Settled { at } | Self::Gone { at } | Self::Fault { at, .. } | Self::Unsent { at } => *at,
+            Self::Settings(change) => change.at,
+        }
+    }
+}
+
+/// Why the relay stops.
+pub enum Stop {
+    Settled,
+    /// The same, and the client may have other settings now.
+    Settings,
+    /// The client has gone without a word.
+    Vanished,
+    /// The client has said goodbye.
+    Terminated,
+    /// The client does not read.
+    Stalled,
+    ServerLost,
+    /// The server connection broke before it took a byte.
+    Unsent,
+    Malformed(Malformed),
+    Fault(Box<Fault>),
+}
+
+impl Stop {
+    /// Faults are large and rare: they must not make every lease larger.
+    pub(super) fn fault(fault: Fault) -> Self {
+        Self::Fault(Box::new(fault))
+    }
+}
+
+impl Relay<'_> {
+    /// Ends the lease: the server connection goes back, or is put in order, or is discarded.
+    #[inline]
+    pub fn end(mut self, stop: Stop) -> End {
+        let at = now();
+        self.unwatch_peer();
+        self.client.unsent.drain(..self.given.min(self.client.unsent.len()));
+        self.client.watch.set(|timing| {
+            timing.transaction_since = None;
+            timing.stalled_since = None;
+            timing.watched = false;
+        });
+        if self.pinned.is_some() {
+            self.inspector.forget();
+            self.note_pin();
+            self.lease.server_mut().state.dirty = true;
+        }
+        self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(self.began));
+        if matches!(stop, Stop::Settled) {
+            if self.inspector.is_dirty() {
+                self.lease.server_mut().state.dirty = true;
+            }
+            if self.has_reported {
+                self.lease.learn();
+            }
+            self.end_edit();
+            self.lease.give_back(at);
+            return End::Settled { at };
+        }
+        self.end_edit();
+        if matches!(stop, Stop::Settings) {
+            self.lease.server_mut().state.dirty |= self.inspector.is_dirty();
+            let touched = *self.inspector.take_touched().unwrap_or_default();
+            let change = Change { lease: self.lease, touched, is_certain: self.is_straight, at };
+            return End::Settings(Box::new(change));
+        }
+        self.end_badly(stop, at)
+    }
+
+    #[cold]
+    fn end_badly(mut self, stop: Stop, at: Instant) -> End {
+        if matches!(stop, Stop::Unsent) {
+            return End::Unsent { at };
+        }
+        let session = self.client.watch.pool.mode == PoolMode::Session;
+        self.lease.server_mut().state.dirty |= self.inspector.is_dirty() || self.inspector.has_touched() || session;
+        // Half a message that cannot be completed: the connection is of no more use (E2).
+        let cut_short = !self.inspector.at_edge() || !self.to_server.is_empty() || self.lease.server().io.has_unsent();
+        let polite = matches!(stop, Stop::Terminated);
+        if matches!(stop, Stop::Vanished | Stop::Stalled) && self.lease.server().state.owed.owes() {
+            self.client.watch.tenant.borrow().numbers.cancelled[CancelCause::ClientGone.index()].add(1);
+        }
+        let lost = matches!(stop, Stop::ServerLost);
+        let fault = match stop {
+            Stop::Settled | Stop::Settings | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent => None,
+            // What the server said of its end has been passed on (G3).
+            Stop::ServerLost if self.server_ends => None,
+            Stop::ServerLost => Some(Box::new(Fault::ServerLost)),
+            Stop::Malformed(malformed) => Some(Box::new(Fault::Malformed(malformed))),
+            Stop::Fault(fault) => Some(fault),
+        };
+        let end = match fault {
+            None => End::Gone { at },
+            Some(fault) if self.lease.server().state.frames.at_edge() => End::Fault { fault, at },
+            // In the middle of an answer nothing can be said that the client would not take for the rest of it.
+            Some(fault) => {
+                self.client.count(&fault);
+                End::Gone { at }
+            }
+        };
+        if lost || cut_short || self.inspector.is_lasting() {
+            drop(self.lease);
+        } else if polite {
+            self.lease.finish();
+        } else {
+            self.lease.mend();
+        }
+        end
+    }
+}

@@ -1,0 +1,138 @@
+//! Settings that follow their client: after a transaction that may have changed some, their values are read, from what the server has reported or by asking it, and
+//! become part of what the client's next server is brought to. Checklist I1-I5.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::client::Client;
+use crate::fault::Fault;
+use crate::net::now;
+use crate::pool::Lease;
+use crate::upstream::{Broken, Server, Settings};
+use crate::wire::say;
+use crate::wire::sql::Touched;
+
+/// What `pg_settings` does not show, although a session can set it.
+const HIDDEN: [&[u8]; 2] = [b"session_authorization", b"role"];
+
+/// A lease whose transactions are done, but for what they have done to settings.
+#[derive(Debug)]
+pub struct Change {
+    /// The server connection.
+    pub lease: Lease,
+    /// What the texts say.
+    pub touched: Touched,
+    /// Whether all that the texts say has happened: nothing has failed, and nothing was inside a transaction that could be undone.
+    pub is_certain: bool,
+    /// When the last answer came.
+    pub at: Instant,
+}
+
+/// A name, and its value now; `None` where it has that of a fresh session.
+type Changes = Vec<(Box<[u8]>, Option<Box<[u8]>>)>;
+
+impl Client {
+    /// Takes note of what a lease has done to the client's settings, and gives the server connection back. False where that cannot be found out: the client's next
+    /// server would not be what it believes.
+    pub(super) async fn take_settings(&mut self, change: Change) -> bool {
+        let Change { mut lease, touched, is_certain, at } = change;
+        let limit = lease.pool().upstream.times.load().settle;
+        let is_certain = is_certain && !touched.has_transaction;
+        let worker = std::rc::Rc::clone(&self.worker);
+        let told = match worker.clock.within(limit, self.learn_settings(lease.server_mut(), &touched, is_certain)).await {
+            Some(Ok(told)) => told,
+            Some(Err(why)) => {
+                tracing::info!(%why, "a server connection broke while its client's settings were read and is closed");
+                drop(lease);
+                self.say_fault(&Fault::ServerLost, true).await;
+                return false;
+            }
+            None => {
+                tracing::info!(
+                    limit_ms = limit.as_millis(),
+                    "a server connection did not tell its client's settings in time and is closed"
+                );
+                drop(lease);
+                self.say_fault(&Fault::ServerLost, true).await;
+                return false;
+            }
+        };
+        lease.give_back(now().max(at));
+        told.is_empty() || self.say(&told).await
+    }
+
+    /// Reads the settings and puts them down, at the client and at the server; what the client is to be told of them is the outcome.
+    async fn learn_settings(&mut self, server: &mut Server, touched: &Touched, is_certain: bool) -> Result<BytesMut, Broken> {
+        let before = Arc::clone(&server.state.settings);
+        let asks_all = touched.is_hidden || touched.resets_all && !is_certain;
+        let mut names: Vec<Box<[u8]>> = touched.set.clone();
+        names.extend(touched.reset.iter().filter(|_| !is_certain).cloned());
+        let (mut in_force, mut wanted) = ((*before).clone(), (*before).clone());
+        if touched.resets_all && is_certain {
+            in_force = Settings::default();
+            wanted = (*self.startup).clone();
+        } else if asks_all {
+            in_force = Settings::default().changed(ask_all(server).await?);
+            wanted = in_force.clone();
+            let unlisted = before.iter().filter(|setting| setting.name.contains(&b'.') || HIDDEN.contains(&&*setting.name));
+            names.extend(unlisted.map(|setting| setting.name.clone()));
+        }
+        let values = read(server, &names).await?;
+        in_force = in_force.changed(values.iter().cloned());
+        wanted = wanted.changed(values);
+        if is_certain {
+            let resets = || touched.reset.iter().filter(|name| !touched.set.contains(name));
+            in_force = in_force.changed(resets().map(|name| (name.clone(), None)));
+            wanted = wanted.changed(resets().map(|name| (name.clone(), self.startup.get(name).map(Box::from))));
+        }
+        let shared = &self.watch.pool.settings;
+        server.state.settings = if in_force == *before { before } else { shared.share(in_force) };
+        self.settings = if wanted == *server.state.settings { Arc::clone(&server.state.settings) } else { shared.share(wanted) };
+        self.go_back_to_startup(server).await
+    }
+
+    /// Where settings went back to what the server began with, they go on to what the client began with.
+    async fn go_back_to_startup(&self, server: &mut Server) -> Result<BytesMut, Broken> {
+        let mut told = BytesMut::new();
+        if Arc::ptr_eq(&server.state.settings, &self.settings) {
+            return Ok(told);
+        }
+        let before = server.state.reported.clone();
+        // What the server does not take the client hears when it next wants a server.
+        if server.apply(&self.settings).await?.is_ok() {
+            for (name, value) in server.state.reported.iter().filter(|now| !before.contains(now)) {
+                say::parameter_status(&mut told, name, value);
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// All settings that the session has and a fresh one has not, as far as the server lists them.
+async fn ask_all(server: &mut Server) -> Result<Changes, Broken> {
+    let sql =
+        b"SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' AND name !~ '^transaction_'";
+    let rows = server.ask(sql).await?.map_err(Broken::Refused)?;
+    let pairs = rows.into_iter().filter_map(|row| <[_; 2]>::try_from(row).ok());
+    Ok(pairs.filter_map(|[name, value]| Some((name?, value))).collect())
+}
+
+/// The values of these settings: reported, or asked for in one question.
+async fn read(server: &mut Server, names: &[Box<[u8]>]) -> Result<Changes, Broken> {
+    let (mut known, mut asked): (Changes, Vec<&Box<[u8]>>) = (Vec::new(), Vec::new());
+    for name in names {
+        match server.state.reported_value(name) {
+            Some(value) => known.push((name.clone(), Some(value.into()))),
+            None => asked.push(name),
+        }
+    }
+    if !asked.is_empty() {
+        let sql = Settings::question(asked.iter().map(|name| &***name));
+        let rows = server.ask(&sql).await?.map_err(Broken::Refused)?;
+        let values = rows.into_iter().next().unwrap_or_default();
+        known.extend(asked.into_iter().cloned().zip(values));
+    }
+    Ok(known)
+}

@@ -1,0 +1,345 @@
+//! Which run-time settings a text may change beyond its transaction, by name.
+//!
+//! Read only where [`session_state`](super::session_state) says that there are any: it may take its time, and it may err by naming too many, for whoever is told
+//! asks the server for their values.
+
+use super::tokens::{Backslash, Token, Tokens};
+
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
+/// The settings that a text may change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Names that are given a value, in lower case.
+    pub set: Vec<Box<[u8]>>,
+    /// Names that go back to what they were when the session began, in lower case.
+    pub reset: Vec<Box<[u8]>>,
+    /// All go back: RESET ALL, DISCARD ALL.
+    pub resets_all: bool,
+    /// Something is changed whose name the text does not say, or that no value describes.
+    pub is_unknown: bool,
+    /// The text also begins, ends or undoes a transaction: what came before may not hold.
+    pub has_transaction: bool,
+    /// A part of the text is hidden and may change any.
+    pub is_hidden: bool,
+}
+
+impl Touched {
+    /// Adds what another text may change.
+    pub fn add(&mut self, other: Self) {
+        for (all, new) in [(&mut self.set, other.set), (&mut self.reset, other.reset)] {
+            for name in new {
+                if !all.contains(&name) {
+                    all.push(name);
+                }
+            }
+        }
+        self.resets_all |= other.resets_all;
+        self.is_unknown |= other.is_unknown;
+        self.has_transaction |= other.has_transaction;
+        self.is_hidden |= other.is_hidden;
+    }
+}
+
+/// Settings that describe the transaction, and end with it.
+const OF_THE_TRANSACTION: [&[u8]; 3] = [b"transaction_isolation", b"transaction_read_only", b"transaction_deferrable"];
+
+struct Walk<'a> {
+    text: &'a [u8],
+    tokens: Tokens<'a>,
+    /// The token that comes next.
+    ahead: Option<Token<'a>>,
+    /// Where it begins, or the white space before it; and where it ends.
+    from: usize,
+    to: usize,
+    found: Touched,
+}
+
+/// Reads the names of all settings that a text may change.
+pub fn settings(sql: &[u8]) -> Touched {
+    let mut walk = Walk { text: sql, tokens: Tokens::new(sql, Backslash::Plain), ahead: None, from: 0, to: 0, found: Touched::default() };
+    walk.step();
+    while walk.ahead.is_some() {
+        walk.statement();
+    }
+    // Where a literal ends, and so what is a word, depends on a setting of the server's.
+    walk.found.is_unknown |= walk.tokens.depends_on_backslash;
+    walk.found
+}
+
+impl<'a> Walk<'a> {
+    fn step(&mut self) {
+        self.from = self.to;
+        self.ahead = self.tokens.next();
+        self.to = self.text.len().saturating_sub(self.tokens.left());
+    }
+
+    /// Takes the next token if it is one of these words.
+    fn takes(&mut self, words: &[&str]) -> bool {
+        let is_one = words.iter().any(|word| self.is(word));
+        if is_one {
+            self.step();
+        }
+        is_one
+    }
+
+    fn is(&self, expected: &str) -> bool {
+        matches!(self.ahead, Some(Token::Word(word)) if word.eq_ignore_ascii_case(expected.as_bytes()))
+    }
+
+    fn statement(&mut self) {
+        if self.takes(&["set"]) {
+            self.set();
+        } else if self.takes(&["reset"]) {
+            self.reset();
+        } else if self.takes(&["discard"]) {
+            self.found.resets_all |= self.is("all");
+        } else if ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare"]
+            .iter()
+            .any(|word| self.is(word))
+        {
+            self.found.has_transaction = true;
+        }
+        loop {
+            match self.ahead {
+                None => return,
+                Some(Token::Mark(b';')) => return self.step(),
+                Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"set_config") => self.set_config(),
+                Some(Token::Quoted(b"set_config")) => self.set_config(),
+                Some(_) => self.step(),
+            }
+        }
+    }
+
+    fn set(&mut self) {
+        if self.is("local") || self.is("transaction") || self.is("constraints") {
+            let Some(Token::Word(first)) = self.ahead else { return };
+            self.step();
+            // `SET local.x = 1`: the word was the first part of a name.
+            if self.ahead == Some(Token::Mark(b'.')) {
+                self.assignment(first.to_ascii_lowercase());
+            }
+            return;
+        }
+        if self.takes(&["session"]) {
+            if self.takes(&["characteristics"]) {
+                for name in ["isolation", "read_only", "deferrable"] {
+                    self.found.set.push([b"default_transaction_", name.as_bytes()].concat().into());
+                }
+                return;
+            }
+            if self.takes(&["authorization"]) {
+                return self.note_all(&["session_authorization", "role"], self.is("default"));
+            }
+        }
+        if self.takes(&["time"]) {
+            self.takes(&["zone"]);
+            return self.note_all(&["timezone"], self.is("default") || self.is("local"));
+        }
+        if self.takes(&["names"]) {
+            return self.note_all(&["client_encoding"], self.is("default") || matches!(self.ahead, None | Some(Token::Mark(_))));
+        }
+        if self.takes(&["schema"]) {
+            return self.note_all(&["search_path"], false);
+        }
+        if self.takes(&["xml"]) {
+            return self.note_all(&["xmloption"], false);
+        }
+        if let Some(name) = self.name_part() {
+            self.assignment(name);
+        } else {
+            self.found.is_unknown = true;
+        }
+    }
+
+    /// The first or a further part of a name.
+    fn name_part(&mut self) -> Option<Vec<u8>> {
+        let (Token::Word(part) | Token::Quoted(part)) = self.ahead? else { return None };
+        self.step();
+        (!part.contains(&b'"')).then(|| part.to_ascii_lowercase())
+    }
+
+    /// The rest of a name, and whether it is set or reset.
+    fn assignment(&mut self, mut name: Vec<u8>) {
+        while self.ahead == Some(Token::Mark(b'.')) {
+            self.step();
+            let Some(part) = self.name_part() else {
+                self.found.is_unknown = true;
+                return;
+            };
+            name.push(b'.');
+            name.extend(part);
+        }
+        if self.is("to") || self.ahead == Some(Token::Mark(b'=')) {
+            self.step();
+        }
+        let is_reset = self.is("default");
+        self.note(name, is_reset);
+    }
+
+    fn note_all(&mut self, names: &[&str], is_reset: bool) {
+        for name in names {
+            self.note(name.as_bytes().to_vec(), is_reset);
+        }
+    }
+
+    fn note(&mut self, name: Vec<u8>, is_reset: bool) {
+        if OF_THE_TRANSACTION.contains(&&name[..]) {
+            return;
+        }
+        // The seed of random() is no value that could be read.
+        self.found.is_unknown |= name == b"seed";
+        let names = if is_reset { &mut self.found.reset } else { &mut self.found.set };
+        names.push(name.into());
+    }
+
+    fn reset(&mut self) {
+        if self.takes(&["all"]) {
+            self.found.resets_all = true;
+        } else if self.takes(&["time"]) {
+            self.note_all(&["timezone"], true);
+        } else if self.is("transaction") {
+            self.step();
+        } else if self.takes(&["session"]) {
+            self.note_all(&["session_authorization", "role"], true);
+        } else if let Some(name) = self.name_part() {
+            self.assignment(name);
+            // Without a value it is not an assignment.
+            if let Some(name) = self.found.set.pop() {
+                self.found.reset.push(name);
+            }
+        }
+    }
+
+    /// At the name of the function: its first argument names the setting.
+    fn set_config(&mut self) {
+        self.step();
+        if self.ahead != Some(Token::Mark(b'(')) {
+            return;
+        }
+        self.step();
+        let name = self.literal().map(<[u8]>::to_ascii_lowercase);
+        self.step();
+        match name {
+            Some(name) if self.ahead == Some(Token::Mark(b',')) => self.note(name, false),
+            _ => self.found.is_unknown = true,
+        }
+    }
+
+    /// What a plain literal says, where that is what comes next.
+    fn literal(&self) -> Option<&'a [u8]> {
+        let written = self.text.get(self.from..self.to)?.trim_ascii();
+        let inner = written.strip_prefix(b"'")?.strip_suffix(b"'")?;
+        let is_plain = self.ahead == Some(Token::Literal) && memchr::memchr2(b'\'', b'\\', inner).is_none();
+        is_plain.then_some(inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(list: &[Box<[u8]>]) -> String {
+        list.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[track_caller]
+    fn sets(sql: &str, expected: &str) {
+        let found = settings(sql.as_bytes());
+        assert_eq!((names(&found.set).as_str(), names(&found.reset).as_str(), found.is_unknown), (expected, "", false), "{sql}");
+    }
+
+    #[track_caller]
+    fn resets(sql: &str, expected: &str) {
+        let found = settings(sql.as_bytes());
+        assert_eq!((names(&found.set).as_str(), names(&found.reset).as_str(), found.is_unknown), ("", expected, false), "{sql}");
+    }
+
+    #[test]
+    fn i3_every_form_of_set_names_what_it_sets() {
+        sets("SET work_mem = '3MB'", "work_mem");
+        sets("SET SESSION Work_Mem TO 3000", "work_mem");
+        sets("set /* x */ app.tenant = 7", "app.tenant");
+        sets("SET \"App\".\"Tenant\" = 7", "app.tenant");
+        sets("SET local.x = 1", "local.x");
+        sets("SET search_path = a, \"B\"", "search_path");
+        sets("SET TIME ZONE 'Europe/Berlin'", "timezone");
+        sets("SET TIME ZONE INTERVAL '1' HOUR TO MINUTE", "timezone");
+        sets("SET NAMES 'UTF8'", "client_encoding");
+        sets("SET SCHEMA 'a'", "search_path");
+        sets("SET XML OPTION DOCUMENT", "xmloption");
+        sets("SET ROLE reader", "role");
+        sets("SET role TO reader", "role");
+        sets("SET SESSION AUTHORIZATION reader", "session_authorization role");
+        sets(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+            "default_transaction_isolation default_transaction_read_only default_transaction_deferrable",
+        );
+        sets("SET a = 1; SELECT 1; SET b = 'x;SET c = 1'; SET d TO 2;", "a b d");
+        sets("SELECT set_config('work_mem', '3MB', false)", "work_mem");
+        sets("SELECT pg_catalog.\"set_config\"( 'app.a' , $1, false), set_config('app.B', $2, $3)", "app.a app.b");
+    }
+
+    #[test]
+    fn i3_every_form_of_reset_names_what_it_resets() {
+        resets("RESET work_mem", "work_mem");
+        resets("RESET app.tenant;", "app.tenant");
+        resets("SET work_mem = DEFAULT", "work_mem");
+        resets("SET work_mem TO DEFAULT", "work_mem");
+        resets("SET TIME ZONE LOCAL", "timezone");
+        resets("SET TIME ZONE DEFAULT", "timezone");
+        resets("RESET TIME ZONE", "timezone");
+        resets("SET NAMES", "client_encoding");
+        resets("RESET ROLE", "role");
+        resets("RESET SESSION AUTHORIZATION", "session_authorization role");
+        assert!(settings(b"RESET ALL").resets_all && settings(b"SELECT 1; DISCARD ALL").resets_all);
+        assert!(!settings(b"DISCARD PLANS").resets_all);
+    }
+
+    #[test]
+    fn what_ends_with_its_transaction_is_not_named() {
+        for sql in [
+            "SET LOCAL work_mem = '1MB'",
+            "SET TRANSACTION READ ONLY",
+            "SET CONSTRAINTS ALL DEFERRED",
+            "SET transaction_isolation = 'serializable'",
+        ] {
+            sets(sql, "");
+        }
+    }
+
+    #[test]
+    fn what_the_text_does_not_name_is_unknown() {
+        for sql in [
+            "SELECT set_config($1, 'x', false)",
+            "SELECT set_config('a' || 'b', 'x', false)",
+            "SELECT set_config(E'a', 'x', false)",
+            "SELECT set_config(name, setting, false) FROM kept",
+            "SET seed = 0.5",
+            "SET \"a\"\"b\" = 1",
+            "SELECT set_config('a\\', ',b', false)",
+        ] {
+            assert!(settings(sql.as_bytes()).is_unknown, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_within_the_text_is_told() {
+        assert!(settings(b"BEGIN; SET a = 1; ROLLBACK").has_transaction);
+        assert!(!settings(b"SET a = 1; SELECT 1").has_transaction);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(sql in prop::collection::vec(any::<u8>(), 0..120)) {
+            settings(&sql);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(words in prop::collection::vec(prop::sample::select(
+            &["SET", "RESET", "local", "session", ".", "=", "TO", ";", "'x'", "\"y\"", "all", "default", "set_config", "(", ",", "time", "zone"][..]), 0..20)
+        ) {
+            settings(words.join(" ").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Settings in transaction mode: a client sees its own on whichever server it gets, and nobody else's. Checklist I1-I6, I8, A9.
+//!
+//! That answers are PostgreSQL's own, message for message, is shown by `tests/conversations` (`settings_*`); here is what takes two clients, another user's rights or
+//! a metric.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod harness;
+
+use harness::frames::{bind, execute, parse, sync};
+use harness::{Elsewhere, PATIENCE, Postgres, Proxy, Wire, eventually};
+
+async fn login(proxy: &Proxy) -> Wire {
+    Wire::login(proxy, "app", "secret", "app").await.expect("a login")
+}
+
+async fn login_with(proxy: &Proxy, parameters: &[(&str, &str)]) -> Wire {
+    let mut wire = Wire::connect(proxy).await;
+    wire.start(&[&[("user", "app"), ("database", "app")], parameters].concat()).await;
+    wire.authenticate("app", "secret").await.unwrap();
+    wire
+}
+
+async fn start() -> (Postgres, Proxy) {
+    let pg = Postgres::start().await;
+    pg.sql(
+        "CREATE ROLE reader; GRANT reader TO app;
+         CREATE FUNCTION set_inside() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM set_config(''work_mem'', ''5MB'', false); END';
+         CREATE PROCEDURE set_in_procedure() LANGUAGE plpgsql AS 'BEGIN SET work_mem = ''6MB''; END'",
+    )
+    .await;
+    let proxy = Proxy::new(&pg).max_connections(2).set("process.workers", 1).start().await;
+    (pg, proxy)
+}
+
+/// Every way to change a setting for the session, the question for it, and what it then is.
+fn ways() -> Vec<(&'static str, &'static str, &'static str)> {
+    vec![
+        ("SET work_mem = '3MB'", "SHOW work_mem", "3MB"),
+        ("SET SESSION statement_timeout TO 12345", "SHOW statement_timeout", "12345ms"),
+        ("SET app.tenant = '7'", "SELECT current_setting('app.tenant', true)", "7"),
+        ("SET search_path = \"My Schema\", public, pg_catalog", "SHOW search_path", "\"My Schema\", public, pg_catalog"),
+        ("SET search_path TO ''", "SHOW search_path", "\"\""),
+        ("SET TIME ZONE 'Asia/Tokyo'", "SHOW TimeZone", "Asia/Tokyo"),
+        ("SET NAMES 'LATIN1'", "SHOW client_encoding", "LATIN1"),
+        ("SET DateStyle = 'German'", "SHOW DateStyle", "German, DMY"),
+        ("SET application_name = 'it''s \\ mine'", "SHOW application_name", "it's \\ mine"),
+        ("SET ROLE reader", "SELECT current_user", "reader"),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "SHOW transaction_read_only", "on"),
+        ("SELECT set_config('work_mem', '2MB', false)", "SHOW work_mem", "2MB"),
+        ("SELECT 1; SET work_mem = '7MB'; SELECT 2", "SHOW work_mem", "7MB"),
+        ("BEGIN; SET work_mem = '8MB'; COMMIT", "SHOW work_mem", "8MB"),
+        ("DO $$ BEGIN PERFORM set_config('work_mem', '9MB', false); END $$", "SHOW work_mem", "9MB"),
+        ("CALL set_in_procedure()", "SHOW work_mem", "6MB"),
+    ]
+}
+
+#[tokio::test]
+async fn i1_i3_what_a_client_sets_it_sees_on_every_server_and_nobody_else_does() {
+    let (_pg, proxy) = start().await;
+    let mut other = login(&proxy).await;
+    for (way, question, expected) in ways() {
+        let untouched = other.value(question).await;
+        assert_ne!(untouched, expected, "{way}");
+        let mut elsewhere = Elsewhere::begin(&proxy).await;
+        let mut wire = login(&proxy).await;
+        wire.query(way).await;
+        for _ in 0..4 {
+            assert!(elsewhere.switch().await, "{way} keeps its server");
+            assert_eq!(wire.value(question).await, expected, "{way}");
+            assert!(elsewhere.switch().await, "{way} keeps its server");
+            assert_eq!(other.value(question).await, untouched, "{way}");
+        }
+    }
+    let pins = proxy.metric(r#"pgweir_pins_total{tenant="default",reason="setting"}"#).await;
+    assert!(pins < 0.5, "a setting kept a server");
+}
+
+#[tokio::test]
+async fn i3_a_setting_by_parameter_or_by_a_prepared_statement() {
+    let (_pg, proxy) = start().await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let mut wire = login(&proxy).await;
+    let run = async |wire: &mut Wire, batch: &[Vec<u8>]| {
+        wire.send(&[batch.concat(), sync()].concat()).await;
+        assert!(wire.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", wire.transcript());
+    };
+    run(&mut wire, &[parse("set", "SELECT set_config('app.tenant', $1, false)", &[])]).await;
+    for tenant in ["7", "8"] {
+        assert!(elsewhere.switch().await);
+        run(&mut wire, &[bind("", "set", &[Some(tenant)]), execute("", 0)]).await;
+        assert!(elsewhere.switch().await);
+        assert_eq!(wire.value("SELECT current_setting('app.tenant')").await, tenant);
+    }
+    run(&mut wire, &[parse("", "SET work_mem = '3MB'", &[]), bind("", "", &[]), execute("", 0)]).await;
+    assert!(elsewhere.switch().await);
+    assert_eq!(wire.value("SHOW work_mem").await, "3MB");
+}
+
+#[tokio::test]
+async fn i2_what_is_undone_was_never_set() {
+    let (_pg, proxy) = start().await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let mut wire = login(&proxy).await;
+    wire.query("SET work_mem = '3MB'").await;
+    for undone in [
+        "BEGIN; SET work_mem = '5MB'; ROLLBACK",
+        "BEGIN; RESET work_mem; ROLLBACK",
+        "BEGIN; RESET ALL; ROLLBACK",
+        "BEGIN; SAVEPOINT a; SET work_mem = '5MB'; ROLLBACK TO a; COMMIT",
+        "BEGIN; SET LOCAL work_mem = '5MB'; COMMIT",
+    ] {
+        for statement in undone.split("; ") {
+            wire.query(statement).await;
+        }
+        for _ in 0..2 {
+            assert!(elsewhere.switch().await, "{undone}");
+            assert_eq!(wire.value("SHOW work_mem").await, "3MB", "{undone}");
+        }
+        // And in one text.
+        wire.query(undone).await;
+        assert!(elsewhere.switch().await, "{undone}");
+        assert_eq!(wire.value("SHOW work_mem").await, "3MB", "{undone}");
+    }
+    wire.try_query("SET work_mem = '5MB'; SELECT 1/0").await.unwrap_err();
+    assert!(elsewhere.switch().await);
+    assert_eq!(wire.value("SHOW work_mem").await, "3MB");
+    wire.try_query("SET work_mem = 'nonsense'").await.unwrap_err();
+    assert!(elsewhere.switch().await);
+    assert_eq!(wire.value("SHOW work_mem").await, "3MB");
+}
+
+#[tokio::test]
+async fn i4_reset_goes_back_to_the_clients_own_startup() {
+    let (_pg, proxy) = start().await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let parameters = [("options", "-c work_mem=2MB -c statement_timeout=1111"), ("TimeZone", "Asia/Tokyo"), ("application_name", "mine")];
+    let mut wire = login_with(&proxy, &parameters).await;
+    for reset in [
+        "RESET ALL",
+        "DISCARD ALL",
+        "RESET work_mem; RESET TimeZone; RESET app.x",
+        "SET work_mem TO DEFAULT; SET TIME ZONE DEFAULT; RESET app.x",
+    ] {
+        wire.query("SET work_mem = '9MB'; SET TIME ZONE 'UTC'; SET app.x = 'y'").await;
+        assert!(elsewhere.switch().await);
+        wire.clear_transcript();
+        wire.query(reset).await;
+        for _ in 0..2 {
+            assert!(elsewhere.switch().await, "{reset}");
+            assert_eq!(wire.value("SHOW work_mem").await, "2MB", "{reset}");
+            assert_eq!(wire.value("SHOW TimeZone").await, "Asia/Tokyo", "{reset}");
+            assert_eq!(wire.value("SHOW statement_timeout").await, "1111ms", "{reset}");
+            assert_eq!(wire.value("SHOW application_name").await, "mine", "{reset}");
+            assert_eq!(wire.value("SELECT coalesce(current_setting('app.x', true), '')").await, "", "{reset}");
+        }
+        let told = wire.transcript();
+        let last = told.lines().rev().find(|line| line.contains("ParameterStatus \"TimeZone")).unwrap_or_default();
+        assert!(last.contains("Asia/Tokyo"), "{reset}: the client was last told {last}");
+    }
+    // Inside a transaction, as PostgreSQL.
+    wire.query("BEGIN").await;
+    assert_eq!(wire.try_query("DISCARD ALL").await.unwrap_err().code(), "25001");
+    wire.query("ROLLBACK").await;
+    assert_eq!(wire.value("SHOW work_mem").await, "2MB");
+}
+
+#[tokio::test]
+async fn i6_what_a_server_does_not_take_any_more_only_its_client_hears() {
+    let (pg, proxy) = start().await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let (mut wire, mut other) = (login(&proxy).await, login(&proxy).await);
+    wire.query("SET ROLE reader").await;
+    pg.sql("REVOKE reader FROM app").await;
+    assert!(elsewhere.switch().await);
+    let refused = wire.try_query("SELECT current_user").await.unwrap_err();
+    assert_eq!(refused.code(), "42501", "{}", wire.transcript());
+    assert_eq!(other.value("SELECT current_user").await, "app");
+    pg.sql("GRANT reader TO app").await;
+    assert_eq!(wire.value("SELECT current_user").await, "reader");
+    assert!(elsewhere.switch().await);
+}
+
+#[tokio::test]
+async fn i8_a_clean_server_costs_nothing() {
+    let pg = Postgres::options().conf("log_statement = 'all'").start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let (mut one, mut other) = (login(&proxy).await, login(&proxy).await);
+    one.query("SET work_mem = '3MB'").await;
+    other.query("SET work_mem = '3MB'").await;
+    one.query("SELECT 1").await;
+    let before = statements(&pg);
+    for _ in 0..5 {
+        one.query("SELECT 'counted'").await;
+        other.query("SELECT 'counted'").await;
+    }
+    // Both want the same: nothing is said between their transactions.
+    let log = statements(&pg);
+    assert_eq!(log.len() - before.len(), 10, "{:?}", &log[before.len()..]);
+}
+
+/// The statements that clients of the pool have run, as the server has logged them.
+fn statements(pg: &Postgres) -> Vec<String> {
+    pg.log().lines().filter(|line| line.contains("statement:") || line.contains("execute ")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_pipeline_goes_on_behind_a_set() {
+    let (_pg, proxy) = start().await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let mut wire = login(&proxy).await;
+    let ask = |sql: &str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()].concat();
+    wire.send(&[ask("SET work_mem = '3MB'"), ask("SHOW work_mem"), ask("SET work_mem = '4MB'"), ask("SHOW work_mem")].concat()).await;
+    let mut shown = Vec::new();
+    for _ in 0..4 {
+        shown.extend(
+            wire.until_ready().await.iter().filter(|frame| frame.tag == b'D').map(|frame| frame.values()[0].as_ref().unwrap().to_vec()),
+        );
+    }
+    assert_eq!(shown, [b"3MB", b"4MB"]);
+    assert!(elsewhere.switch().await);
+    assert_eq!(wire.value("SHOW work_mem").await, "4MB");
+}
+
+#[tokio::test]
+async fn who_leaves_right_after_a_set_leaves_nothing() {
+    let (_pg, proxy) = start().await;
+    let mut other = login(&proxy).await;
+    let untouched = other.value("SHOW work_mem").await;
+    for _ in 0..20 {
+        let mut wire = login(&proxy).await;
+        wire.send(&harness::frames::query("SET work_mem = '3MB'")).await;
+        drop(wire);
+        for _ in 0..3 {
+            assert_eq!(other.value("SHOW work_mem").await, untouched);
+        }
+    }
+    eventually("no server is kept", PATIENCE, async || {
+        proxy.metric(r#"pgweir_server_connections{upstream="main",state="leased"}"#).await < 0.5
+    })
+    .await;
+}
