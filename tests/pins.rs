@@ -98,30 +98,87 @@ async fn what_a_transaction_that_is_abandoned_has_left_is_gone_too() {
 }
 
 #[tokio::test]
-async fn what_a_text_hides_is_taken_back_before_anybody_else_comes() {
+async fn what_a_text_hides_is_found_and_kept_for_its_client() {
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).start().await;
-    let (mut first, mut next) = (login(&proxy).await, login(&proxy).await);
+    let mut next = login(&proxy).await;
     let untouched = next.query(TRACES).await;
     let hidden = [
-        "DO $$ BEGIN PERFORM set_config('work_mem', '3MB', false); END $$",
-        "DO $$ BEGIN EXECUTE 'CREATE TEMP TABLE mine (x int)'; END $$",
-        "DO $$ BEGIN PERFORM pg_advisory_lock(7); END $$",
-        "DO $$ BEGIN EXECUTE 'LISTEN mine'; EXECUTE 'SET app.tenant = 7'; END $$",
+        ("temp", "DO $$ BEGIN EXECUTE 'CREATE TEMP TABLE mine (x int)'; END $$", "SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
+        (
+            "advisory_lock",
+            "DO $$ BEGIN PERFORM pg_advisory_lock(7); END $$",
+            "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory'",
+        ),
+        (
+            "listen",
+            "DO $$ BEGIN EXECUTE 'LISTEN mine'; EXECUTE 'SET work_mem = 777'; END $$",
+            "SELECT count(*) = 1 FROM pg_listening_channels()",
+        ),
     ];
-    for sql in hidden {
-        first.query(sql).await;
-        assert_eq!(next.query(TRACES).await, untouched, "{sql}");
+    for (reason, sql, still_there) in hidden {
         // Through the extended protocol, and in a text that is too long to be read whole.
         let long = format!("{sql} -- {}", "x".repeat(60_000));
-        for text in [sql, &long] {
-            first.send(&[parse("", text, &[]), bind("", "", &[]), execute("", 0), sync()].concat()).await;
-            assert!(first.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", first.transcript());
+        for message in [query(sql), [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()].concat(), query(&long)] {
+            let mut owner = login(&proxy).await;
+            owner.send(&message).await;
+            assert!(owner.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", owner.transcript());
+            is(&proxy, &format!(r#"pgweir_pinned{{tenant="default",reason="{reason}"}}"#), 1.0).await;
+            assert_eq!(owner.value(still_there).await, "t", "{sql}");
+            drop(owner);
             assert_eq!(next.query(TRACES).await, untouched, "{sql}");
         }
     }
+    // What leaves nothing keeps nothing, and nothing is reset for it.
+    let mut owner = login(&proxy).await;
+    owner.query("DO $$ BEGIN PERFORM 1; END $$").await;
+    assert_eq!(next.query(TRACES).await, untouched);
+    // Of a text that is too long to be read whole nobody knows.
     let behind = format!("SELECT '{}'; SET work_mem = '3MB'", "x".repeat(60_000));
-    first.query(&behind).await;
+    owner.query(&behind).await;
+    assert_eq!(next.query(TRACES).await, untouched);
+}
+
+#[tokio::test]
+async fn i7_a_server_is_let_go_when_nothing_is_left_on_it() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).set("defaults.queue_timeout", "15s").start().await;
+    let mut next = login(&proxy).await;
+    let untouched = next.query(TRACES).await;
+    let mut owner = login(&proxy).await;
+    let ends: [(&str, &[&str], &[&str]); 12] = [
+        ("listen", &["LISTEN a", "LISTEN b"], &["UNLISTEN a", "UNLISTEN b"]),
+        ("listen", &["LISTEN a"], &["UNLISTEN *"]),
+        ("temp", &["CREATE TEMP TABLE mine (x int)"], &["DROP TABLE mine"]),
+        ("temp", &["CREATE TEMP SEQUENCE mine", "CREATE TEMP VIEW seen AS SELECT 1"], &["DROP SEQUENCE mine", "DISCARD TEMP"]),
+        (
+            "advisory_lock",
+            &["SELECT pg_advisory_lock(7)", "SELECT pg_advisory_lock(7)"],
+            &["SELECT pg_advisory_unlock(7)", "SELECT pg_advisory_unlock(7)"],
+        ),
+        ("advisory_lock", &["SELECT pg_try_advisory_lock_shared(7)"], &["SELECT pg_advisory_unlock_all()"]),
+        ("cursor", &["DECLARE mine CURSOR WITH HOLD FOR SELECT 1"], &["CLOSE mine"]),
+        ("prepare", &["PREPARE mine AS SELECT 1", "PREPARE more AS SELECT 2"], &["DEALLOCATE mine", "DEALLOCATE more"]),
+        ("prepare", &["PREPARE mine AS SELECT 1"], &["DEALLOCATE ALL"]),
+        ("temp", &["CREATE TEMP TABLE mine (x int)", "LISTEN a"], &["DISCARD ALL"]),
+        ("listen", &["BEGIN", "LISTEN a"], &["ROLLBACK"]),
+        ("temp", &["BEGIN", "SAVEPOINT a", "CREATE TEMP TABLE mine (x int)", "ROLLBACK TO a"], &["COMMIT"]),
+    ];
+    for (reason, begins, ends) in ends {
+        let pinned = format!(r#"pgweir_pinned{{tenant="default",reason="{reason}"}}"#);
+        for statement in begins {
+            owner.query(statement).await;
+        }
+        is(&proxy, &pinned, 1.0).await;
+        for (at, statement) in ends.iter().enumerate() {
+            owner.query(statement).await;
+            is(&proxy, &pinned, if at + 1 < ends.len() { 1.0 } else { 0.0 }).await;
+        }
+        assert_eq!(next.query(TRACES).await, untouched, "{reason}");
+        assert_eq!(owner.query(TRACES).await, untouched, "{reason}");
+    }
+    // A statement that fails has left nothing.
+    owner.try_query("CREATE TEMP TABLE mine (x nonsense)").await.unwrap_err();
     assert_eq!(next.query(TRACES).await, untouched);
 }
 

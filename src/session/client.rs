@@ -3,7 +3,7 @@
 //! Bytes come first and the server connection second: one that was taken on a mere sign of readiness would be parked at an idle client.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -16,6 +16,7 @@ use super::house::Admitted;
 use super::inspect::HELD;
 use super::login::LoggedIn;
 use super::phase::Phase;
+use super::pins::{Pin, Pins};
 use super::relay::{First, Relay};
 use super::statements::Names;
 use super::watch::{Signal, Watch};
@@ -53,6 +54,8 @@ pub struct Client {
     skip: u32,
     /// A server connection that has just been had, and where the bytes for it are.
     pub(super) leased: Option<(Lease, First, Instant)>,
+    /// Why that is one that the client has kept, and the reason that was told before.
+    pub(super) kept: Option<(Pins, Option<Pin>)>,
     _admitted: Admitted,
 }
 
@@ -100,6 +103,7 @@ impl Client {
             discarding: false,
             skip: 0,
             leased: None,
+            kept: None,
             _admitted: admitted,
         }
     }
@@ -115,7 +119,11 @@ impl Client {
         .await;
         loop {
             // The lease comes by way of the client, not as this future's outcome: the two would take their room side by side in every idle client.
-            self.work().await;
+            if self.leased.is_some() {
+                self.worker.rouse(self.slot, &self.watch);
+            } else {
+                self.work().await;
+            }
             if self.leased.is_none() {
                 if self.is_leaving() {
                     return;
@@ -314,7 +322,7 @@ impl Client {
     async fn wait(&mut self, mut wait: Wait, began: Instant) -> Option<Lease> {
         self.watch.enter(Phase::Waiting, began);
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(outcome) = Pin::new(&mut wait).poll(cx) {
+            if let Poll::Ready(outcome) = pin::Pin::new(&mut wait).poll(cx) {
                 return Poll::Ready(outcome.map_err(|why| Fault::unavailable(&why, || self.whose())).map_err(Some));
             }
             match self.watch.take_signal() {
@@ -394,7 +402,7 @@ impl Client {
     async fn after(&mut self, end: End) -> bool {
         match end {
             End::Gone { .. } => false,
-            End::Settings(change) => self.take_settings(*change).await,
+            End::Examine(change) => self.examine(*change).await,
             End::Fault { fault, .. } => {
                 self.say_fault(&fault, true).await;
                 !fault.is_fatal(true)

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use super::examine::Change;
 use super::relay::Relay;
-use super::settings::Change;
 use crate::config::PoolMode;
 use crate::fault::Fault;
 use crate::metrics::CancelCause;
@@ -18,8 +18,8 @@ pub enum End {
         /// When.
         at: Instant,
     },
-    /// All is answered, and the client may have other settings now.
-    Settings(Box<Change>),
+    /// All is answered, and what is left in the session is to be found out.
+    Examine(Box<Change>),
     /// The client has gone, or was cut.
     Gone {
         /// When.
@@ -44,7 +44,7 @@ impl End {
     pub fn at(&self) -> Instant {
         match self {
             Self::Settled { at } | Self::Gone { at } | Self::Fault { at, .. } | Self::Unsent { at } => *at,
-            Self::Settings(change) => change.at,
+            Self::Examine(change) => change.at,
         }
     }
 }
@@ -52,8 +52,8 @@ impl End {
 /// Why the relay stops.
 pub enum Stop {
     Settled,
-    /// The same, and the client may have other settings now.
-    Settings,
+    /// The same, and what is left in the session is to be found out.
+    Examine,
     /// The client has gone without a word.
     Vanished,
     /// The client has said goodbye.
@@ -86,6 +86,9 @@ impl Relay<'_> {
             timing.stalled_since = None;
             timing.watched = false;
         });
+        if matches!(stop, Stop::Examine) {
+            return self.end_for_examination(at);
+        }
         if self.pinned.is_some() {
             self.inspector.forget();
             self.note_pin();
@@ -104,13 +107,20 @@ impl Relay<'_> {
             return End::Settled { at };
         }
         self.end_edit();
-        if matches!(stop, Stop::Settings) {
-            self.lease.server_mut().state.dirty |= self.inspector.is_dirty();
-            let touched = *self.inspector.take_touched().unwrap_or_default();
-            let change = Change { lease: self.lease, touched, is_certain: self.is_straight, at };
-            return End::Settings(Box::new(change));
-        }
         self.end_badly(stop, at)
+    }
+
+    #[cold]
+    fn end_for_examination(mut self, at: Instant) -> End {
+        let (pin, examination) = (self.pinned, self.inspector.take_examination());
+        self.lease.server_mut().state.dirty |= self.inspector.is_dirty();
+        self.inspector.forget();
+        if pin.is_some() {
+            self.note_pin();
+        }
+        self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(self.began));
+        self.end_edit();
+        End::Examine(Box::new(Change { lease: self.lease, examination, pin, is_certain: self.is_straight, at }))
     }
 
     #[cold]
@@ -119,7 +129,7 @@ impl Relay<'_> {
             return End::Unsent { at };
         }
         let session = self.client.watch.pool.mode == PoolMode::Session;
-        self.lease.server_mut().state.dirty |= self.inspector.is_dirty() || self.inspector.has_touched() || session;
+        self.lease.server_mut().state.dirty |= self.inspector.may_be_dirty() || session;
         // Half a message that cannot be completed: the connection is of no more use (E2).
         let cut_short = !self.inspector.at_edge() || !self.to_server.is_empty() || self.lease.server().io.has_unsent();
         let polite = matches!(stop, Stop::Terminated);
@@ -128,7 +138,7 @@ impl Relay<'_> {
         }
         let lost = matches!(stop, Stop::ServerLost);
         let fault = match stop {
-            Stop::Settled | Stop::Settings | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent => None,
+            Stop::Settled | Stop::Examine | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent => None,
             // What the server said of its end has been passed on (G3).
             Stop::ServerLost if self.server_ends => None,
             Stop::ServerLost => Some(Box::new(Fault::ServerLost)),

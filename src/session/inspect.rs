@@ -4,6 +4,7 @@
 //! held back until it is whole, so that the server never holds half of a small one; of what is larger than [`HELD`] so many bytes are awaited, which hold its
 //! names, and the rest streams through. A Parse with a name is awaited up to [`STATEMENT`] bytes: whatever server its client gets must be told it again.
 
+use super::pins::{Examination, Pin, Pins};
 use crate::wire::Malformed;
 use crate::wire::message;
 use crate::wire::scan::{Side, body_length};
@@ -17,45 +18,6 @@ pub const STATEMENT: usize = 256 << 10;
 
 /// An unnamed Parse up to this length, in bytes, is remembered for the client's next transaction.
 const UNNAMED: usize = 8 << 10;
-
-/// Why a client keeps its server connection beyond a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pin {
-    /// What a statement's text says it leaves behind.
-    Sql(PinReason),
-    /// A prepared statement with a name whose text is too long to be remembered.
-    Statement,
-    /// An unnamed prepared statement, too long to be remembered, that waits for its Bind in a later batch.
-    Unnamed,
-}
-
-/// The labels of all pins in metrics, by their number.
-pub const PIN_LABELS: [&str; PinReason::ALL.len() + 2] = {
-    let mut labels = ["statement"; PinReason::ALL.len() + 2];
-    let mut at = 0;
-    while at < PinReason::ALL.len() {
-        labels[at] = PinReason::ALL[at].name();
-        at += 1;
-    }
-    labels[PinReason::ALL.len() + 1] = "unnamed_statement";
-    labels
-};
-
-impl Pin {
-    /// Its number: the place of its label in [`PIN_LABELS`].
-    pub fn number(self) -> usize {
-        match self {
-            Self::Sql(reason) => PinReason::ALL.iter().position(|known| *known == reason).unwrap_or(0),
-            Self::Statement => PinReason::ALL.len(),
-            Self::Unnamed => PinReason::ALL.len() + 1,
-        }
-    }
-
-    /// Its label.
-    pub fn label(self) -> &'static str {
-        PIN_LABELS[self.number()]
-    }
-}
 
 /// What becomes of the unnamed statement, which lives on one server only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,7 +49,15 @@ pub struct Inspector {
     /// Bytes of a streaming message that are still to come.
     left: u32,
     unnamed: Unnamed,
+    /// The pin that is told.
     pin: Option<Pin>,
+    pins: Pins,
+    /// What texts have ended for certain.
+    cleared: Pins,
+    /// Some pins may be gone.
+    releases: bool,
+    /// A part of a text was hidden and may have left anything.
+    hidden: bool,
     dirty: bool,
     /// Something was left that no reset ends.
     lasting: bool,
@@ -127,9 +97,43 @@ impl Inspector {
         self.pin
     }
 
-    /// Whether the server may be left in a state that the next client must not find.
+    /// Whether the server may be left in a state that the next client must not find, even once it is examined.
     pub fn is_dirty(&self) -> bool {
         self.dirty
+    }
+
+    /// Whether the server may be left in such a state as long as it is not examined.
+    pub fn may_be_dirty(&self) -> bool {
+        self.dirty || self.hidden || self.touched.is_some() || !self.pins.is_empty()
+    }
+
+    /// Something has failed or was rolled back: what it would have left may not be there.
+    #[inline]
+    pub fn undone(&mut self) {
+        self.releases = true;
+    }
+
+    /// Whether the session must be looked at before its server connection can be given back, or because it perhaps can.
+    #[inline]
+    pub fn wants_examination(&self) -> bool {
+        match self.pin {
+            None => self.touched.is_some() || self.hidden,
+            Some(Pin::Unnamed) => false,
+            Some(_) => self.releases && (self.pins != self.pins.not_asked() || self.pins != self.pins.without(self.cleared)),
+        }
+    }
+
+    /// What is to be found out; whoever takes it has to.
+    pub fn take_examination(&mut self) -> Examination {
+        let asks_for_pins = self.hidden || self.releases && !self.pins.is_empty();
+        Examination { touched: self.touched.take(), pins: self.pins, asks_for_pins, cleared: self.cleared }
+    }
+
+    /// A lease that goes on with these pins.
+    pub fn resume(&mut self, pins: Pins) {
+        self.pins = pins;
+        self.pin = pins.first();
+        self.lasting = pins.has(Pin::Sql(PinReason::Load)) || pins.has(Pin::Sql(PinReason::Session));
     }
 
     /// Whether something was left on the server that no reset ends, so that its connection must be closed: a loaded library, a backup, a replication slot.
@@ -156,17 +160,6 @@ impl Inspector {
     /// Whether a text drops all prepared statements; told once.
     pub fn take_drops(&mut self) -> bool {
         std::mem::take(&mut self.drops_statements)
-    }
-
-    /// Whether settings may have other values than when the lease began.
-    #[inline]
-    pub fn has_touched(&self) -> bool {
-        self.touched.is_some()
-    }
-
-    /// Which settings may have other values than when the lease began; told once.
-    pub fn take_touched(&mut self) -> Option<Box<Touched>> {
-        self.touched.take()
     }
 
     /// So many bytes of the message that was rewritten are still to come.
@@ -318,14 +311,16 @@ impl Inspector {
     }
 
     fn unpin_unnamed(&mut self) {
-        if self.pin == Some(Pin::Unnamed) {
-            self.pin = None;
+        if self.pins.has(Pin::Unnamed) {
+            self.pins = self.pins.but(Pin::Unnamed);
+            self.pin = self.pins.first();
         }
     }
 
     /// The first reason is the one that is told.
     fn hold(&mut self, pin: Pin) {
-        self.dirty = true;
+        self.pins.add(pin);
+        self.cleared = self.cleared.but(pin);
         if self.pin.is_none() || self.pin == Some(Pin::Unnamed) {
             self.pin = Some(pin);
         }
@@ -348,9 +343,17 @@ impl Inspector {
     pub fn expect(&mut self, effects: Effects, text: &[u8], whole: bool) {
         self.drops_statements |= effects.clears(PinReason::Prepare);
         self.lasting |= effects.may_leave(PinReason::Load) || effects.may_leave(PinReason::Session);
+        for reason in PinReason::ALL.into_iter().filter(|reason| effects.clears(*reason)) {
+            self.cleared.add(Pin::Sql(reason));
+        }
+        if effects.resets_settings() {
+            self.cleared.add(Pin::Sql(PinReason::Setting));
+        }
+        self.releases |= effects.releases();
         let follows = effects.changes_settings() && whole && self.renames && self.touch(effects, text);
-        self.dirty |= effects.may_leave_more() || effects.changes_settings() && !follows;
-        if let Some(reason) = effects.pins().find(|reason| !(follows && *reason == PinReason::Setting)) {
+        self.hidden |= effects.is_opaque();
+        self.dirty |= effects.changes_settings() && !follows;
+        for reason in effects.pins().filter(|reason| !(follows && *reason == PinReason::Setting)) {
             self.hold(Pin::Sql(reason));
         }
     }
@@ -418,7 +421,7 @@ mod tests {
         for (message, pin) in cases {
             let mut inspector = Inspector::new(true);
             read(&mut inspector, &[message]);
-            assert_eq!((inspector.pin(), inspector.is_dirty()), (Some(pin), true));
+            assert_eq!((inspector.pin(), inspector.may_be_dirty()), (Some(pin), true));
         }
         let mut session = Inspector::new(false);
         assert_eq!(read(&mut session, &[parse("s1", "SELECT 1"), bind("s1")]).1, "PB");
@@ -431,12 +434,37 @@ mod tests {
     fn i3_settings_with_a_name_do_not_pin() {
         let mut inspector = Inspector::new(true);
         read(&mut inspector, &[query("SET search_path = a"), query("RESET ALL")]);
-        assert_eq!((inspector.pin(), inspector.is_dirty(), inspector.has_touched()), (None, false, true));
-        let touched = inspector.take_touched().unwrap();
-        assert_eq!((touched.set.len(), touched.resets_all, inspector.has_touched()), (1, true, false));
+        assert_eq!((inspector.pin(), inspector.is_dirty(), inspector.wants_examination()), (None, false, true));
+        let touched = inspector.take_examination().touched.unwrap();
+        assert_eq!((touched.set.len(), touched.resets_all, inspector.wants_examination()), (1, true, false));
         let mut session = Inspector::new(false);
         read(&mut session, &[query("SET search_path = a")]);
         assert_eq!((session.pin(), session.is_dirty()), (Some(Pin::Sql(PinReason::Setting)), true));
+    }
+
+    #[test]
+    fn i7_a_pin_is_looked_into_where_it_may_have_ended() {
+        let mut inspector = Inspector::new(true);
+        read(&mut inspector, &[query("LISTEN x")]);
+        assert_eq!((inspector.pin(), inspector.wants_examination()), (Some(Pin::Sql(PinReason::Listen)), false));
+        read(&mut inspector, &[query("SELECT 1")]);
+        assert!(!inspector.wants_examination() && inspector.may_be_dirty());
+        read(&mut inspector, &[query("UNLISTEN *")]);
+        assert!(inspector.wants_examination());
+        let examination = inspector.take_examination();
+        assert!(examination.asks_for_pins && examination.pins.not_asked().is_empty());
+
+        // No question tells of a sequence; a text may.
+        let mut inspector = Inspector::new(true);
+        read(&mut inspector, &[query("SELECT lastval()"), query("UNLISTEN *")]);
+        assert!(!inspector.wants_examination());
+        read(&mut inspector, &[query("DISCARD SEQUENCES")]);
+        assert!(inspector.wants_examination());
+        let Examination { pins, cleared, .. } = inspector.take_examination();
+        assert!(pins.without(cleared).is_empty());
+        read(&mut inspector, &[query("SELECT lastval()")]);
+        let Examination { pins, cleared, .. } = inspector.take_examination();
+        assert_eq!(pins.without(cleared).first(), Some(Pin::Sql(PinReason::Sequence)));
     }
 
     #[test]

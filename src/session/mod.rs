@@ -5,6 +5,7 @@
 
 mod client;
 mod end;
+mod examine;
 mod exchange;
 mod greeting;
 mod house;
@@ -12,10 +13,10 @@ mod inspect;
 mod keys;
 mod login;
 pub mod phase;
+mod pins;
 mod relay;
 mod rewrite;
 mod secrets;
-mod settings;
 mod statements;
 mod watch;
 mod worker;
@@ -32,8 +33,9 @@ use crate::fault::Fault;
 use crate::net::{Io, Peer, now};
 
 pub use house::{Certificate, House, keep};
-pub use inspect::{Inspector, PIN_LABELS, Pin, Verdict};
+pub use inspect::{Inspector, Verdict};
 pub use keys::CancelKeys;
+pub use pins::{PIN_LABELS, Pin};
 pub use secrets::Secrets;
 pub use worker::{Mail, Mailbox, Worker};
 

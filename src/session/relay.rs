@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use super::client::Client;
 use super::end::Stop;
-use super::inspect::{Inspector, Pin, Verdict};
+use super::inspect::{Inspector, Verdict};
 use super::phase::Phase;
+use super::pins::Pin;
 use super::rewrite::{Edit, drops_statements, forget_statements, read_error};
 use super::watch::Signal;
 use crate::config::PoolMode;
@@ -31,6 +32,8 @@ pub enum First {
     Scratch(usize),
     /// The client holds them.
     Held,
+    /// There are none yet: the client has kept the server connection.
+    Nothing,
 }
 
 /// The most turns before other clients of the worker get theirs.
@@ -97,6 +100,10 @@ impl<'a> Relay<'a> {
                 let held = std::mem::take(&mut relay.client.held);
                 relay.send_first(&held)
             }
+            First::Nothing => {
+                relay.go_on(began);
+                Ok(())
+            }
         };
         relay.stopped = match begun {
             Ok(()) => None,
@@ -104,6 +111,17 @@ impl<'a> Relay<'a> {
             Err(stop) => Some(stop),
         };
         relay
+    }
+
+    /// The client has kept its server connection, and has asked nothing of it yet.
+    fn go_on(&mut self, now: Instant) {
+        let Some((pins, before)) = self.client.kept.take() else { return };
+        self.inspector.resume(pins);
+        self.client.watch.enter(Phase::Pinned, now);
+        self.client.watch.set(|timing| timing.transaction_since = None);
+        self.pinned = self.inspector.pin();
+        let Some(pin) = self.pinned else { return };
+        self.count_pin(pin, before != Some(pin));
     }
 
     #[inline]
@@ -267,8 +285,10 @@ impl<'a> Relay<'a> {
                         note_reported(reported, frame.body);
                         self.has_reported = true;
                     }
+                    b'C' if frame.body == b"ROLLBACK\0" => self.inspector.undone(),
                     b'E' => {
                         self.is_straight = false;
+                        self.inspector.undone();
                         self.server_ends |= read_error(frame.body, prepared);
                     }
                     _ => {}
@@ -316,8 +336,13 @@ impl<'a> Relay<'a> {
         if self.inspector.pin() != self.pinned {
             self.note_pin();
         }
-        if settled && self.pinned.is_none() && self.client.watch.pool.mode != PoolMode::Session {
-            return if self.inspector.has_touched() { Err(Stop::Settings) } else { Ok(true) };
+        if settled && self.client.watch.pool.mode != PoolMode::Session {
+            if self.inspector.wants_examination() {
+                return Err(Stop::Examine);
+            }
+            if self.pinned.is_none() {
+                return Ok(true);
+            }
         }
         self.rest(status, owes, settled, now);
         Ok(false)
@@ -350,13 +375,23 @@ impl<'a> Relay<'a> {
         if let Some(pin) = before {
             tenant.numbers.pinned[pin.number()].add(-1);
         }
-        if let Some(pin) = self.pinned {
-            tenant.numbers.pinned[pin.number()].add(1);
+        drop(tenant);
+        match self.pinned {
+            Some(pin) => self.count_pin(pin, true),
+            None => watch.set_pinned(false),
+        }
+    }
+
+    fn count_pin(&self, pin: Pin, is_new: bool) {
+        let watch = &self.client.watch;
+        let tenant = watch.tenant.borrow();
+        tenant.numbers.pinned[pin.number()].add(1);
+        if is_new {
             tenant.numbers.pins[pin.number()].add(1);
             tracing::debug!(tenant = tenant.name, client = %watch.peer, reason = pin.label(), "a client keeps its server connection");
         }
         drop(tenant);
-        watch.set_pinned(self.pinned.is_some());
+        watch.set_pinned(true);
     }
 
     /// What the client's task was told from outside.

@@ -359,8 +359,10 @@ impl Relay<'_> {
                     note_reported(reported, frame.body);
                     self.has_reported = true;
                 }
+                b'C' if frame.body == b"ROLLBACK\0" => self.inspector.undone(),
                 b'E' => {
                     self.is_straight = false;
+                    self.inspector.undone();
                     self.server_ends |= read_error(frame.body, prepared);
                     edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
                 }

@@ -71,18 +71,23 @@ impl PinReason {
         }
     }
 
-    const fn bit(self) -> u16 {
+    /// Its place in [`ALL`](Self::ALL).
+    pub const fn place(self) -> usize {
         match self {
-            Self::Setting => 1,
-            Self::Listen => 1 << 1,
-            Self::Temp => 1 << 2,
-            Self::AdvisoryLock => 1 << 3,
-            Self::Cursor => 1 << 4,
-            Self::Prepare => 1 << 5,
-            Self::Load => 1 << 6,
-            Self::Sequence => 1 << 7,
-            Self::Session => 1 << 8,
+            Self::Setting => 0,
+            Self::Listen => 1,
+            Self::Temp => 2,
+            Self::AdvisoryLock => 3,
+            Self::Cursor => 4,
+            Self::Prepare => 5,
+            Self::Load => 6,
+            Self::Sequence => 7,
+            Self::Session => 8,
         }
+    }
+
+    const fn bit(self) -> u16 {
+        1 << self.place()
     }
 }
 
@@ -100,6 +105,7 @@ pub struct Effects {
     resets_settings: bool,
     deallocates: bool,
     lists_statements: bool,
+    releases: bool,
 }
 
 impl Effects {
@@ -113,14 +119,14 @@ impl Effects {
         self.leaves & PinReason::Setting.bit() != 0 || self.is_opaque || self.resets_settings
     }
 
-    /// Whether something but a setting may be left behind.
-    pub const fn may_leave_more(self) -> bool {
-        self.leaves & !PinReason::Setting.bit() != 0 || self.is_opaque
-    }
-
     /// DEALLOCATE of one statement.
     pub const fn deallocates(self) -> bool {
         self.deallocates
+    }
+
+    /// Whether the text may take back something that the session was left: DROP, UNLISTEN, CLOSE, DEALLOCATE, DISCARD, the release of an advisory lock.
+    pub const fn releases(self) -> bool {
+        self.releases
     }
 
     /// Whether the text may show which statements are prepared: `pg_prepared_statements`.
@@ -176,6 +182,7 @@ impl Effects {
             resets_settings: self.resets_settings || other.resets_settings,
             deallocates: self.deallocates || other.deallocates,
             lists_statements: self.lists_statements || other.lists_statements,
+            releases: self.releases || other.releases,
         }
     }
 

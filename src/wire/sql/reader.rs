@@ -186,6 +186,7 @@ impl<'a> Reader<'a> {
 
     /// The first word of a statement.
     fn begin_statement(&mut self, token: Token<'a>, word: Word) -> Expect {
+        self.effects.releases |= matches!(word, Word::Discard | Word::Deallocate | Word::Unlisten | Word::Close | Word::Drop);
         match word {
             Word::Set => return Expect::Scope,
             Word::Reset => return Expect::Reset,
@@ -253,6 +254,7 @@ impl<'a> Reader<'a> {
     fn call(&mut self, function: Function) {
         match function {
             Function::Leaves(reason) => self.effects.leave(reason),
+            Function::Releases => self.effects.releases = true,
             Function::Runs => self.effects.is_opaque = true,
             Function::SetConfig => {
                 self.arguments = Some(Arguments { depth: 1, commas: 0, is_true: None });

@@ -7,7 +7,7 @@ mod statements;
 use proptest::prelude::*;
 use statements::{Row, STATEMENTS};
 
-use super::{Effects, PinReason, session_state};
+use super::{Effects, PinReason, deallocated, ends_transaction, session_state};
 
 /// What the reader says, in the words of the table.
 fn in_words(effects: Effects) -> String {
@@ -55,7 +55,55 @@ fn no_effect_is_empty_and_any_effect_is_not() {
     assert_eq!(session_state(b"LISTEN a; SET b = 1").first_pin(), Some(PinReason::Setting));
     for row in STATEMENTS {
         let effects = session_state(row.sql.as_bytes());
-        assert_eq!(effects.is_empty(), row.reads.is_empty(), "{:?}", row.sql);
+        let is_about_endings = effects.releases() || effects.deallocates() || effects.lists_statements();
+        assert_eq!(effects.is_empty(), row.reads.is_empty() && !is_about_endings, "{:?}", row.sql);
+    }
+}
+
+#[test]
+fn d8_what_is_about_prepared_statements_is_told() {
+    for sql in ["DEALLOCATE a", "deallocate prepare \"A\"", "SELECT 1; DEALLOCATE \"all\""] {
+        assert!(session_state(sql.as_bytes()).deallocates(), "{sql}");
+    }
+    assert!(!session_state(b"DEALLOCATE ALL").deallocates());
+    for sql in ["SELECT * FROM pg_prepared_statements", "TABLE pg_catalog.\"pg_prepared_statements\"", "SELECT pg_prepared_statement()"] {
+        assert!(session_state(sql.as_bytes()).lists_statements(), "{sql}");
+    }
+    assert!(!session_state(b"SELECT 'pg_prepared_statements'").lists_statements());
+    let name = |sql: &str| deallocated(sql.as_bytes()).map(|name| String::from_utf8(name).unwrap());
+    assert_eq!(name("DEALLOCATE Abc").as_deref(), Some("abc"));
+    assert_eq!(name("/* x */ deallocate PREPARE \"Abc\" ; ;").as_deref(), Some("Abc"));
+    assert_eq!(name("DEALLOCATE prepare").as_deref(), Some("prepare"));
+    for sql in ["DEALLOCATE ALL", "DEALLOCATE a; SELECT 1", "SELECT 1", "DEALLOCATE", "DEALLOCATE \"a\"\"b\"", "DEALLOCATE 'a'", ""] {
+        assert_eq!(name(sql), None, "{sql}");
+    }
+}
+
+#[test]
+fn i7_what_may_end_something_is_told() {
+    for sql in [
+        "UNLISTEN a",
+        "DROP TABLE t",
+        "CLOSE c",
+        "DEALLOCATE a",
+        "DISCARD PLANS",
+        "SELECT pg_advisory_unlock_all()",
+        "SELECT 1; drop view v",
+    ] {
+        assert!(session_state(sql.as_bytes()).releases(), "{sql}");
+    }
+    for sql in ["SELECT 1", "ALTER TABLE t DROP COLUMN c", "SELECT drop FROM t", "LISTEN a"] {
+        assert!(!session_state(sql.as_bytes()).releases(), "{sql}");
+    }
+}
+
+#[test]
+fn e1_what_ends_a_transaction_a_failed_one_takes() {
+    for sql in ["COMMIT", "end", " /* x */ Rollback TO a", "ABORT", "PREPARE TRANSACTION 'x'"] {
+        assert!(ends_transaction(sql.as_bytes()), "{sql}");
+    }
+    for sql in ["SELECT 1", "PREPARE a AS SELECT 1", "BEGIN", "", "'commit'"] {
+        assert!(!ends_transaction(sql.as_bytes()), "{sql}");
     }
 }
 

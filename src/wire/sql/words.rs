@@ -58,6 +58,8 @@ pub(super) enum Function {
     Leaves(PinReason),
     /// It leaves a setting behind, unless its third argument says that the transaction is to undo it.
     SetConfig,
+    /// It releases a lock that the session holds.
+    Releases,
     /// It runs a statement that stands in a literal.
     Runs,
 }
@@ -91,7 +93,7 @@ const fn leaves(reason: PinReason) -> Word {
 }
 
 /// Every word, in lower case. A word whose place in [`PLACES`] is taken stops the build; change the factors of [`place`] then.
-static WORDS: [(&[u8], Word); 62] = [
+static WORDS: [(&[u8], Word); 65] = [
     (b"all", Word::All),
     (b"as", Word::As),
     (b"call", Word::Call),
@@ -135,6 +137,9 @@ static WORDS: [(&[u8], Word); 62] = [
     (b"pg_advisory_lock_shared", leaves(PinReason::AdvisoryLock)),
     (b"pg_try_advisory_lock", leaves(PinReason::AdvisoryLock)),
     (b"pg_try_advisory_lock_shared", leaves(PinReason::AdvisoryLock)),
+    (b"pg_advisory_unlock", Word::Function(Function::Releases)),
+    (b"pg_advisory_unlock_all", Word::Function(Function::Releases)),
+    (b"pg_advisory_unlock_shared", Word::Function(Function::Releases)),
     (b"currval", leaves(PinReason::Sequence)),
     (b"lastval", leaves(PinReason::Sequence)),
     (b"setseed", leaves(PinReason::Session)),
@@ -177,7 +182,7 @@ fn entry(word: &[u8]) -> Option<(&'static [u8], Word)> {
 )]
 #[inline]
 const fn place(first: u8, last: u8, length: usize) -> u8 {
-    (first | 0x20).wrapping_mul(3).wrapping_add((last | 0x20).wrapping_mul(97)).wrapping_add((length as u8).wrapping_mul(22))
+    (first | 0x20).wrapping_mul(5).wrapping_add((last | 0x20).wrapping_mul(111)).wrapping_add((length as u8).wrapping_mul(12))
 }
 
 #[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions, reason = "only the compiler runs it")]

@@ -1,12 +1,18 @@
-//! Settings that follow their client: after a transaction that may have changed some, their values are read, from what the server has reported or by asking it, and
-//! become part of what the client's next server is brought to. Checklist I1-I5.
+//! A session is examined: what its client has left in it, as far as the texts leave open what that is.
+//!
+//! Settings follow their client: after a transaction that may have changed some, their values are read, from what the server has reported or by asking it, and become
+//! part of what the client's next server is brought to. What cannot follow (a temporary table, a lock) keeps the server connection for as long as it is there, which
+//! the server is asked where a text may have ended it, or was hidden. Checklist I1-I5, I7.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
 use super::client::Client;
+use super::pins::{Examination, Pin, Pins};
+use super::relay::First;
 use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Lease;
@@ -17,50 +23,76 @@ use crate::wire::sql::Touched;
 /// What `pg_settings` does not show, although a session can set it.
 const HIDDEN: [&[u8]; 2] = [b"session_authorization", b"role"];
 
-/// A lease whose transactions are done, but for what they have done to settings.
+/// A lease whose transactions are done, but for what they have left.
 #[derive(Debug)]
 pub struct Change {
     /// The server connection.
     pub lease: Lease,
-    /// What the texts say.
-    pub touched: Touched,
+    /// What is to be found out.
+    pub examination: Examination,
+    /// The pin that was told.
+    pub pin: Option<Pin>,
     /// Whether all that the texts say has happened: nothing has failed, and nothing was inside a transaction that could be undone.
     pub is_certain: bool,
     /// When the last answer came.
     pub at: Instant,
 }
 
+/// What the session has of [`Pins::ASKED`], in that order.
+const LEFT: &[u8] = b"SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
+    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema()), \
+    EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
+    EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
+    EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
+
 /// A name, and its value now; `None` where it has that of a fresh session.
 type Changes = Vec<(Box<[u8]>, Option<Box<[u8]>>)>;
 
 impl Client {
-    /// Takes note of what a lease has done to the client's settings, and gives the server connection back. False where that cannot be found out: the client's next
-    /// server would not be what it believes.
-    pub(super) async fn take_settings(&mut self, change: Change) -> bool {
-        let Change { mut lease, touched, is_certain, at } = change;
+    /// Finds out what a lease has left in its session. The server connection goes back, or stays with the client that has left something there. False where it cannot
+    /// be found out: the client's next server would not be what it believes.
+    pub(super) async fn examine(&mut self, change: Change) -> bool {
+        let Change { mut lease, examination, pin, is_certain, at } = change;
         let limit = lease.pool().upstream.times.load().settle;
-        let is_certain = is_certain && !touched.has_transaction;
-        let worker = std::rc::Rc::clone(&self.worker);
-        let told = match worker.clock.within(limit, self.learn_settings(lease.server_mut(), &touched, is_certain)).await {
-            Some(Ok(told)) => told,
-            Some(Err(why)) => {
-                tracing::info!(%why, "a server connection broke while its client's settings were read and is closed");
-                drop(lease);
-                self.say_fault(&Fault::ServerLost, true).await;
-                return false;
-            }
-            None => {
-                tracing::info!(
-                    limit_ms = limit.as_millis(),
-                    "a server connection did not tell its client's settings in time and is closed"
-                );
+        let worker = Rc::clone(&self.worker);
+        let found = worker.clock.within(limit, self.find_out(lease.server_mut(), examination, is_certain)).await;
+        let (told, pins) = match found.unwrap_or(Err(Broken::TimedOut(limit))) {
+            Ok(found) => found,
+            Err(why) => {
+                tracing::info!(%why, "a server connection broke while it was asked what its client has left, and is closed");
                 drop(lease);
                 self.say_fault(&Fault::ServerLost, true).await;
                 return false;
             }
         };
-        lease.give_back(now().max(at));
+        if pins.is_empty() {
+            lease.give_back(now().max(at));
+        } else {
+            self.kept = Some((pins, pin));
+            self.leased = Some((lease, First::Nothing, at));
+        }
         told.is_empty() || self.say(&told).await
+    }
+
+    async fn find_out(&mut self, server: &mut Server, examination: Examination, is_certain: bool) -> Result<(BytesMut, Pins), Broken> {
+        let Examination { touched, pins, asks_for_pins, cleared } = examination;
+        let mut told = BytesMut::new();
+        let mut is_certain = is_certain;
+        if let Some(touched) = touched {
+            is_certain &= !touched.has_transaction;
+            told = self.learn_settings(server, &touched, is_certain).await?;
+        }
+        let mut left = if is_certain { pins.without(cleared) } else { pins };
+        if asks_for_pins {
+            left = left.not_asked();
+            let row = server.ask(LEFT).await?.map_err(Broken::Refused)?.into_iter().next().unwrap_or_default();
+            for (reason, _) in Pins::ASKED.into_iter().zip(row).filter(|(_, value)| value.as_deref() == Some(b"t")) {
+                left.add(Pin::Sql(reason));
+            }
+        }
+        Ok((told, left))
     }
 
     /// Reads the settings and puts them down, at the client and at the server; what the client is to be told of them is the outcome.

@@ -1,0 +1,145 @@
+//! Why a client keeps its server connection beyond a transaction, and what is to be found out before it lets it go. Checklist I7.
+
+use crate::wire::sql::{PinReason, Touched};
+
+/// Why a client keeps its server connection beyond a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// What a statement's text says it leaves behind.
+    Sql(PinReason),
+    /// A prepared statement with a name whose text is too long to be remembered.
+    Statement,
+    /// An unnamed prepared statement, too long to be remembered, that waits for its Bind in a later batch.
+    Unnamed,
+}
+
+/// The labels of all pins in metrics, by their number.
+pub const PIN_LABELS: [&str; PinReason::ALL.len() + 2] = {
+    let mut labels = ["statement"; PinReason::ALL.len() + 2];
+    let mut at = 0;
+    while at < PinReason::ALL.len() {
+        labels[at] = PinReason::ALL[at].name();
+        at += 1;
+    }
+    labels[PinReason::ALL.len() + 1] = "unnamed_statement";
+    labels
+};
+
+impl Pin {
+    /// Its place in a set of pins.
+    const fn bit(self) -> u16 {
+        1 << self.place()
+    }
+
+    /// The pin at this place.
+    fn at(place: usize) -> Self {
+        match place.checked_sub(PinReason::ALL.len()) {
+            None => Self::Sql(PinReason::ALL[place]),
+            Some(0) => Self::Statement,
+            Some(_) => Self::Unnamed,
+        }
+    }
+
+    const fn place(self) -> usize {
+        match self {
+            Self::Sql(reason) => reason.place(),
+            Self::Statement => PinReason::ALL.len(),
+            Self::Unnamed => PinReason::ALL.len() + 1,
+        }
+    }
+
+    /// Its number: the place of its label in [`PIN_LABELS`].
+    pub fn number(self) -> usize {
+        self.place()
+    }
+
+    /// Its label.
+    pub fn label(self) -> &'static str {
+        PIN_LABELS[self.number()]
+    }
+}
+
+/// Some pins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pins(u16);
+
+impl Pins {
+    /// What only the server knows to be gone: it can be asked for these.
+    pub const ASKED: [PinReason; 5] = [PinReason::Listen, PinReason::Temp, PinReason::AdvisoryLock, PinReason::Cursor, PinReason::Prepare];
+
+    const CAN_BE_ASKED: Self = {
+        let mut asked = 0;
+        let mut at = 0;
+        while at < Self::ASKED.len() {
+            asked |= Pin::Sql(Self::ASKED[at]).bit();
+            at += 1;
+        }
+        Self(asked)
+    };
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The first of them.
+    pub fn first(self) -> Option<Pin> {
+        (!self.is_empty()).then(|| Pin::at(self.0.trailing_zeros() as usize))
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, pin: Pin) {
+        self.0 |= pin.bit();
+    }
+
+    /// Whether this is one of them.
+    pub fn has(self, pin: Pin) -> bool {
+        self.0 & pin.bit() != 0
+    }
+
+    /// Those that no question to the server tells of.
+    #[must_use]
+    pub fn not_asked(self) -> Self {
+        Self(self.0 & !Self::CAN_BE_ASKED.0)
+    }
+
+    /// Those but this one.
+    #[must_use]
+    pub fn but(self, pin: Pin) -> Self {
+        Self(self.0 & !pin.bit())
+    }
+
+    /// Those that are not among others.
+    #[must_use]
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+}
+
+/// What is to be found out of a session before its server connection can be anybody else's.
+#[derive(Debug, Default)]
+pub struct Examination {
+    /// Settings that may have other values than when the lease began.
+    pub touched: Option<Box<Touched>>,
+    /// Why the server connection is kept, as far as is known.
+    pub pins: Pins,
+    /// Whether some of them may be gone, or others may have come that no text tells of.
+    pub asks_for_pins: bool,
+    /// What has ended, if all that the texts say has happened.
+    pub cleared: Pins,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pin_has_its_place() {
+        for (place, label) in PIN_LABELS.iter().enumerate() {
+            let pin = Pin::at(place);
+            let mut pins = Pins::default();
+            pins.add(pin);
+            assert_eq!((pin.number(), pins.first(), *label), (place, Some(pin), pin.label()));
+        }
+    }
+}
