@@ -114,6 +114,20 @@ pub enum Fault {
         /// The name.
         name: String,
     },
+    /// What the client asks for would keep its server connection, and its database is strict.
+    Strict {
+        /// The reason for which it would be kept.
+        reason: &'static str,
+    },
+    /// What the client asks for would keep its server connection, and as many of the tenant's clients keep one as may.
+    TooManyPinned {
+        /// Whose limit.
+        whose: Whose,
+        /// The limit.
+        limit: u32,
+        /// The reason for which it would be kept.
+        reason: &'static str,
+    },
     /// The client is connected to itself through something that does not speak the protocol.
     Unsupported(&'static str),
     /// Something is wrong inside.
@@ -134,7 +148,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-const TABLE: [Entry; 25] = [
+const TABLE: [Entry; 27] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -280,6 +294,20 @@ const TABLE: [Entry; 25] = [
         "Close the statement first, or give another name.",
     ),
     entry(
+        "strict",
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        false,
+        "A statement that would keep its server connection beyond its transaction, on a database with `strict = true`.",
+        "Do without it, or take `strict` off.",
+    ),
+    entry(
+        "max_pinned",
+        sqlstate::TOO_MANY_CONNECTIONS,
+        false,
+        "A statement that would keep its server connection beyond its transaction, and as many of the tenant's clients keep one as may (`max_pinned`).",
+        "Retry later, with jitter; let go what is kept: UNLISTEN, DROP the temporary table, unlock.",
+    ),
+    entry(
         "internal",
         sqlstate::INTERNAL_ERROR,
         true,
@@ -327,7 +355,9 @@ impl Fault {
             Self::CancelledWaiting => 21,
             Self::StatementMode => 22,
             Self::StatementExists { .. } => 23,
-            Self::Unsupported(_) | Self::Internal => 24,
+            Self::Strict { .. } => 24,
+            Self::TooManyPinned { .. } => 25,
+            Self::Unsupported(_) | Self::Internal => 26,
         }
     }
 
@@ -404,6 +434,10 @@ impl Fault {
             Self::CancelledWaiting => "canceling statement due to user request".into(),
             Self::StatementMode => "transactions over several statements are not allowed in statement mode".into(),
             Self::StatementExists { name } => format!("prepared statement \"{name}\" already exists"),
+            Self::Strict { reason } => format!(
+                "a server connection would be kept beyond its transaction (reason: {reason}), which is not allowed on this database"
+            ),
+            Self::TooManyPinned { .. } => "too many clients keep a server connection beyond their transactions".into(),
             Self::Unsupported(what) => format!("{what} is not supported"),
             Self::Internal => "internal error".into(),
         }
@@ -421,6 +455,10 @@ impl Fault {
                 waited.as_millis(),
                 whose.upstream
             )),
+            Self::TooManyPinned { whose, limit, reason } => Some(format!(
+                "Clients of tenant \"{}\" keep {limit} connections of upstream \"{}\", as many as may; this one would be kept for: {reason}.",
+                whose.tenant, whose.upstream
+            )),
             Self::IdleInTransaction { limit } | Self::IdleClient { limit } => Some(format!("The limit is {} ms.", limit.as_millis())),
             _ => None,
         }
@@ -430,7 +468,7 @@ impl Fault {
         match self {
             Self::QueueFull { .. } => Some("retry after 200 ms".into()),
             Self::QueueTimeout { waited, .. } => Some(format!("retry after {} ms", waited.as_millis().clamp(200, 5000))),
-            Self::UpstreamDown { .. } => Some("retry after 1000 ms".into()),
+            Self::UpstreamDown { .. } | Self::TooManyPinned { .. } => Some("retry after 1000 ms".into()),
             Self::ServerLost => Some("Whether the transaction was committed is not known.".into()),
             _ => None,
         }

@@ -3,7 +3,7 @@
 mod harness;
 
 use harness::frames::{bind, execute, parse, query, sync, terminate};
-use harness::{PATIENCE, Postgres, Proxy, Wire, eventually};
+use harness::{PATIENCE, Postgres, Proxy, ServerError, Wire, eventually};
 
 async fn login(proxy: &Proxy) -> Wire {
     Wire::login(proxy, "app", "secret", "app").await.expect("a login")
@@ -216,4 +216,72 @@ async fn what_no_reset_ends_costs_the_server_connection() {
     drop(owner);
     let mut next = login(&proxy).await;
     assert_ne!(next.value("SELECT pg_backend_pid()").await, pid);
+}
+
+#[tokio::test]
+async fn a_strict_database_refuses_what_would_keep_its_server() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).set("databases.app.strict", true).start().await;
+    let (mut wire, mut next) = (login(&proxy).await, login(&proxy).await);
+    for sql in ["LISTEN mine", "CREATE TEMP TABLE mine (x int)", "SELECT pg_advisory_lock(7)", "PREPARE mine AS SELECT 1"] {
+        let refused = wire.try_query(sql).await.unwrap_err();
+        assert_eq!((refused.severity(), refused.code()), ("ERROR", "0A000"), "{sql}");
+        // Among other messages, and as a statement with a name.
+        for name in ["", "named"] {
+            wire.send(&[parse(name, sql, &[]), bind("", name, &[]), execute("", 0), sync()].concat()).await;
+            let answer = wire.until_ready().await;
+            let errors: Vec<_> = answer.iter().filter(|frame| frame.tag == b'E').map(|frame| ServerError::read(&frame.body)).collect();
+            assert_eq!(errors.iter().map(ServerError::code).collect::<Vec<_>>(), ["0A000"], "{sql}");
+        }
+        assert_eq!(next.value("SELECT 'served'").await, "served");
+        wire.send(&[harness::frames::close(b'S', "named"), sync()].concat()).await;
+        wire.until_ready().await;
+    }
+    // A transaction fails with it, as with any error.
+    wire.query("BEGIN").await;
+    wire.try_query("LISTEN mine").await.unwrap_err();
+    assert_eq!(wire.try_query("SELECT 1").await.unwrap_err().code(), "25P02");
+    wire.query("ROLLBACK").await;
+    // What follows its client is no reason.
+    wire.query("SET work_mem = '3MB'").await;
+    wire.query("SELECT pg_advisory_xact_lock(7)").await;
+    is(&proxy, r#"pgweir_refused_total{tenant="default",fault="strict"}"#, 13.0).await;
+}
+
+#[tokio::test]
+async fn a_tenant_keeps_no_more_servers_than_it_may() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(5).set("defaults.max_pinned", 2).start().await;
+    let mut owners = [login(&proxy).await, login(&proxy).await];
+    let mut third = login(&proxy).await;
+    for owner in &mut owners {
+        owner.query("LISTEN mine").await;
+        owner.query("CREATE TEMP TABLE mine (x int)").await;
+    }
+    let refused = third.try_query("LISTEN mine").await.unwrap_err();
+    assert_eq!((refused.severity(), refused.code()), ("ERROR", "53300"));
+    assert!(refused.hint().starts_with("retry after"), "{refused}");
+    assert_eq!(third.value("SELECT 'served'").await, "served");
+    let [first, _second] = &mut owners;
+    let let_go = async |times: usize| {
+        let lines = || proxy.log_lines().iter().filter(|line| line.contains("has let its server connection go")).count();
+        eventually("there is room again", PATIENCE, || async { lines() >= times }).await;
+    };
+    first.query("UNLISTEN *; DROP TABLE mine").await;
+    let_go(1).await;
+    third.query("LISTEN mine").await;
+    is(&proxy, r#"pgweir_pinned{tenant="default",reason="listen"}"#, 2.0).await;
+    first.try_query("LISTEN mine").await.unwrap_err();
+    // Who leaves makes room.
+    drop(third);
+    let_go(2).await;
+    first.query("LISTEN mine").await;
+    // A statement that fails keeps no place.
+    for round in 3..6 {
+        first.query("UNLISTEN *").await;
+        let_go(2 * round - 3).await;
+        first.try_query("CREATE TEMP TABLE mine (x nonsense)").await.unwrap_err();
+        let_go(2 * round - 2).await;
+        first.query("LISTEN mine").await;
+    }
 }

@@ -179,6 +179,8 @@ pub struct Database {
     pub dbname: Option<String>,
     /// When a server connection goes back to the pool.
     pub pool_mode: PoolMode,
+    /// Whether what would keep a server connection beyond its transaction is refused.
+    pub strict: bool,
 }
 
 /// Who may log in.

@@ -16,7 +16,7 @@ use super::house::Admitted;
 use super::inspect::HELD;
 use super::login::LoggedIn;
 use super::phase::Phase;
-use super::pins::{Pin, Pins};
+use super::pins::{Pin, PinSlot, Pins};
 use super::relay::{First, Relay};
 use super::statements::Names;
 use super::watch::{Signal, Watch};
@@ -54,6 +54,8 @@ pub struct Client {
     skip: u32,
     /// A server connection that has just been had, and where the bytes for it are.
     pub(super) leased: Option<(Lease, First, Instant)>,
+    /// The client's place among those that keep a server connection.
+    pub(super) pin_slot: Option<Box<PinSlot>>,
     /// Why that is one that the client has kept, and the reason that was told before.
     pub(super) kept: Option<(Pins, Option<Pin>)>,
     _admitted: Admitted,
@@ -103,6 +105,7 @@ impl Client {
             discarding: false,
             skip: 0,
             leased: None,
+            pin_slot: None,
             kept: None,
             _admitted: admitted,
         }

@@ -89,6 +89,7 @@ impl Relay<'_> {
         if matches!(stop, Stop::Examine) {
             return self.end_for_examination(at);
         }
+        self.client.pin_slot = None;
         if self.pinned.is_some() {
             self.inspector.forget();
             self.note_pin();

@@ -63,11 +63,13 @@ impl Client {
             Err(why) => {
                 tracing::info!(%why, "a server connection broke while it was asked what its client has left, and is closed");
                 drop(lease);
+                self.pin_slot = None;
                 self.say_fault(&Fault::ServerLost, true).await;
                 return false;
             }
         };
         if pins.is_empty() {
+            self.pin_slot = None;
             lease.give_back(now().max(at));
         } else {
             self.kept = Some((pins, pin));

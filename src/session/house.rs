@@ -57,6 +57,8 @@ pub struct House {
     workers: OnceLock<Vec<Mailbox>>,
     clients: AtomicU32,
     by_tenant: Mutex<HashMap<String, Arc<AtomicU32>>>,
+    /// How many clients of each tenant keep a server connection.
+    pinned: Mutex<HashMap<String, Arc<AtomicU32>>>,
     /// Tenants' names by their number.
     tenant_names: Mutex<Vec<String>>,
 }
@@ -83,6 +85,7 @@ impl House {
             workers: OnceLock::new(),
             clients: AtomicU32::new(0),
             by_tenant: Mutex::default(),
+            pinned: Mutex::default(),
             tenant_names: Mutex::default(),
         }))
     }
@@ -132,7 +135,9 @@ impl House {
         let limits = configured.map_or_else(phase::Limits::default, |tenant| times(&tenant.limits, &config.clients));
         self.metrics.set_tenants(std::slice::from_ref(&name));
         let numbers = self.metrics.tenant(worker, &name).unwrap_or_else(|| unreachable!("it has just been added"));
-        Tenant { id: self.tenant_id(&name), name, limits, numbers }
+        let pinned = Arc::clone(self.pinned.lock().entry(name.clone()).or_default());
+        let max_pinned = configured.map_or(0, |tenant| tenant.limits.max_pinned);
+        Tenant { id: self.tenant_id(&name), name, limits, numbers, pinned, max_pinned }
     }
 
     /// The number that a tenant's accounts go by. It stays with the name over reloads.

@@ -61,6 +61,10 @@ pub struct Inspector {
     dirty: bool,
     /// Something was left that no reset ends.
     lasting: bool,
+    /// A statement that would keep the server connection is not sent on before that is allowed.
+    guards: bool,
+    /// The shape of the text that pins.
+    digest: u64,
     /// Statements with names are the proxy's business: they follow their client.
     renames: bool,
     remember: Option<Remember>,
@@ -85,6 +89,27 @@ impl Inspector {
     /// At the beginning of a lease; `renames` says whether statements with names follow their client.
     pub fn new(renames: bool) -> Self {
         Self { renames, ..Self::default() }
+    }
+
+    /// From now on, or no longer, what would keep the server connection is to be allowed first.
+    pub fn guard(&mut self, guards: bool) {
+        self.guards = guards && self.renames;
+    }
+
+    /// The reason for which running this text would keep the server connection, where that is to be allowed first.
+    #[inline]
+    pub fn guarded_pin(&self, text: &[u8], whole: bool) -> Option<PinReason> {
+        if !self.guards {
+            return None;
+        }
+        let effects = sql::session_state(text);
+        let follows = effects.changes_settings() && whole && !sql::settings(text).is_unknown;
+        effects.pins().find(|reason| !(follows && *reason == PinReason::Setting))
+    }
+
+    /// The shape of the text that pins.
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// Whether the client is between two messages.
@@ -143,7 +168,7 @@ impl Inspector {
 
     /// The server's session has been taken back to what it was.
     pub fn forget(&mut self) {
-        *self = Self { left: self.left, lasting: self.lasting, renames: self.renames, ..Self::default() };
+        *self = Self { left: self.left, lasting: self.lasting, renames: self.renames, guards: self.guards, ..Self::default() };
     }
 
     /// Whether [`take_remember`](Self::take_remember) or [`take_drops`](Self::take_drops) have something to tell of the chunk that was read last.
@@ -236,11 +261,15 @@ impl Inspector {
 
     /// Takes note of one message: false where it must not reach this server.
     #[inline]
-    fn message(&mut self, kind: u8, body: &[u8], whole: bool) -> bool {
+    pub fn message(&mut self, kind: u8, body: &[u8], whole: bool) -> bool {
         match kind {
             b'Q' => {
+                let text = message::query(body).unwrap_or(body);
+                if self.guarded_pin(text, whole).is_some() {
+                    return false;
+                }
                 self.forget_unnamed();
-                let effects = self.statement(message::query(body).unwrap_or(body), whole);
+                let effects = self.statement(text, whole);
                 return !(self.renames && (effects.deallocates() || effects.lists_statements()));
             }
             b'P' => return self.parse(body, whole),
@@ -259,10 +288,13 @@ impl Inspector {
 
     fn parse(&mut self, body: &[u8], whole: bool) -> bool {
         if body.first() == Some(&0) {
+            let text = message::parse(body).map_or(body, |(_, text)| text);
+            if self.guarded_pin(text, whole).is_some() {
+                return false;
+            }
             self.unpin_unnamed();
             self.remember = Some(Remember::Nothing);
             self.unnamed = if whole && body.len() <= UNNAMED { Unnamed::Here } else { Unnamed::Parsed };
-            let text = message::parse(body).map_or(body, |(_, text)| text);
             let effects = self.statement(text, whole);
             return !(self.renames && (effects.deallocates() || effects.lists_statements()));
         }
@@ -354,6 +386,9 @@ impl Inspector {
         self.hidden |= effects.is_opaque();
         self.dirty |= effects.changes_settings() && !follows;
         for reason in effects.pins().filter(|reason| !(follows && *reason == PinReason::Setting)) {
+            if self.pin.is_none() {
+                self.digest = sql::digest(text);
+            }
             self.hold(Pin::Sql(reason));
         }
     }

@@ -211,7 +211,7 @@ impl Arrival<'_> {
 
         let nonce = u32::from_be_bytes(random().map_err(|_| Fault::Internal)?);
         let long_key = minor >= 2;
-        let (slot, watch) = worker.enroll(|| Watch::new(nonce, long_key, self.peer, pool, Rc::clone(tenant), now()));
+        let (slot, watch) = worker.enroll(|| Watch::new(nonce, long_key, self.peer, (pool, database.strict), Rc::clone(tenant), now()));
         let pid = house.keys.pid(worker.number, slot);
         let mut out = BytesMut::with_capacity(512);
         say::authentication_ok(&mut out);

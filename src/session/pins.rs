@@ -1,5 +1,11 @@
 //! Why a client keeps its server connection beyond a transaction, and what is to be found out before it lets it go. Checklist I7.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use super::watch::Tenant;
+use crate::net::{Peer, now};
 use crate::wire::sql::{PinReason, Touched};
 
 /// Why a client keeps its server connection beyond a transaction.
@@ -113,6 +119,49 @@ impl Pins {
     #[must_use]
     pub fn without(self, others: Self) -> Self {
         Self(self.0 & !others.0)
+    }
+}
+
+/// A client's place among those of its tenant that keep a server connection; it says in the log when it is given up.
+#[derive(Debug)]
+pub struct PinSlot {
+    count: Arc<AtomicU32>,
+    tenant: String,
+    peer: Peer,
+    reason: &'static str,
+    digest: u64,
+    since: Instant,
+}
+
+impl PinSlot {
+    /// A place, whether there is one or not: the server connection is kept already.
+    pub fn take(tenant: &Tenant, peer: Peer, pin: Pin, digest: u64) -> Self {
+        tenant.pinned.fetch_add(1, Ordering::Relaxed);
+        Self::new(tenant, peer, pin, digest)
+    }
+
+    /// A place, if the tenant has one left.
+    pub fn ask(tenant: &Tenant, peer: Peer, pin: Pin, digest: u64) -> Option<Self> {
+        let is_free = |held: u32| (tenant.max_pinned == 0 || held < tenant.max_pinned).then(|| held.saturating_add(1));
+        tenant.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_free).ok()?;
+        Some(Self::new(tenant, peer, pin, digest))
+    }
+
+    fn new(tenant: &Tenant, peer: Peer, pin: Pin, digest: u64) -> Self {
+        let (count, name, reason) = (Arc::clone(&tenant.pinned), tenant.name.clone(), pin.label());
+        let statement = format_args!("{digest:016x}").to_string();
+        tracing::info!(tenant = name, client = %peer, reason, statement, "a client keeps its server connection");
+        Self { count, tenant: name, peer, reason, digest, since: now() }
+    }
+}
+
+impl Drop for PinSlot {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        let held_ms = now().saturating_duration_since(self.since).as_millis();
+        let statement = format_args!("{:016x}", self.digest).to_string();
+        let Self { tenant, peer, reason, .. } = self;
+        tracing::info!(tenant, client = %peer, reason, statement, held_ms, "a client has let its server connection go");
     }
 }
 

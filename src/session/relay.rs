@@ -13,7 +13,7 @@ use super::client::Client;
 use super::end::Stop;
 use super::inspect::{Inspector, Verdict};
 use super::phase::Phase;
-use super::pins::Pin;
+use super::pins::{Pin, PinSlot};
 use super::rewrite::{Edit, drops_statements, forget_statements, read_error};
 use super::watch::Signal;
 use crate::config::PoolMode;
@@ -76,7 +76,8 @@ impl<'a> Relay<'a> {
         let Some((lease, first, began)) = client.leased.take() else { unreachable!("whoever begins has a lease") };
         client.watch.enter(Phase::Running, began);
         client.watch.set(|timing| timing.transaction_since = Some(began));
-        let inspector = Inspector::new(client.watch.pool.mode != PoolMode::Session);
+        let mut inspector = Inspector::new(client.watch.pool.mode != PoolMode::Session);
+        inspector.guard(client.watch.strict || client.watch.tenant.borrow().max_pinned > 0);
         let mut relay = Self {
             client,
             lease,
@@ -382,13 +383,15 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn count_pin(&self, pin: Pin, is_new: bool) {
+    fn count_pin(&mut self, pin: Pin, is_new: bool) {
         let watch = &self.client.watch;
         let tenant = watch.tenant.borrow();
+        if self.client.pin_slot.is_none() {
+            self.client.pin_slot = Some(Box::new(PinSlot::take(&tenant, watch.peer, pin, self.inspector.digest())));
+        }
         tenant.numbers.pinned[pin.number()].add(1);
         if is_new {
             tenant.numbers.pins[pin.number()].add(1);
-            tracing::debug!(tenant = tenant.name, client = %watch.peer, reason = pin.label(), "a client keeps its server connection");
         }
         drop(tenant);
         watch.set_pinned(true);

@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use super::end::Stop;
 use super::inspect::{Remember, Verdict};
+use super::pins::{Pin, PinSlot};
 use super::relay::Relay;
 use super::statements::{Clerk, Names, Notes, Piece, Rewritten};
-use crate::fault::Fault;
+use super::watch::Watch;
+use crate::fault::{Fault, Whose};
 use crate::pool::Pool;
 use crate::upstream::{Answer, Owed, Prepared, SERVER_NAME, State, note_reported};
 use crate::wire::message::Fields;
 use crate::wire::scan::Side;
+use crate::wire::sql::{self, PinReason};
 use crate::wire::{Status, sqlstate};
 
 /// The longest batch that is kept for a second try, in bytes.
@@ -231,6 +234,26 @@ impl Relay<'_> {
             bound: pool.upstream.times.load().prepared_bytes,
             out,
         };
+        let body = piece.bytes.get(5..).unwrap_or_default();
+        let is_whole = piece.bytes.len() == total;
+        let text = clerk.text_of(kind, body, &self.client.unnamed);
+        if !clerk.is_out_of_turn()
+            && let Some(reason) = self.inspector.guarded_pin(text, is_whole)
+        {
+            let digest = sql::digest(text);
+            if let Err(fault) = may_pin(&self.client.watch, &mut self.client.pin_slot, reason, digest) {
+                clerk.refuse(kind, &fault);
+                self.inspector.stream_rest(total - piece.bytes.len());
+                return Ok(piece.bytes.len());
+            }
+            // It may, and what it does is noted as that of any other message.
+            self.inspector.guard(false);
+            if self.inspector.message(kind, body, is_whole) {
+                clerk.pass(piece);
+                self.inspector.stream_rest(total - piece.bytes.len());
+                return Ok(piece.bytes.len());
+            }
+        }
         match clerk.rewrite(kind, piece, &self.client.unnamed) {
             Rewritten::AsItIs => {}
             Rewritten::Runs(statement) => self.inspector.expect(statement.effects(), statement.text(), true),
@@ -413,6 +436,25 @@ impl Relay<'_> {
             }
         });
     }
+}
+
+/// Whether a client may come to keep its server connection; its place among those who do, unless it has one.
+fn may_pin(watch: &Watch, slot: &mut Option<Box<PinSlot>>, reason: PinReason, digest: u64) -> Result<(), Fault> {
+    let tenant = watch.tenant.borrow();
+    if slot.is_none() && !watch.strict {
+        *slot = PinSlot::ask(&tenant, watch.peer, Pin::Sql(reason), digest).map(Box::new);
+    }
+    if slot.is_some() {
+        return Ok(());
+    }
+    let fault = if watch.strict {
+        Fault::Strict { reason: reason.name() }
+    } else {
+        let whose = Whose { tenant: tenant.name.clone(), upstream: watch.pool.upstream.name.clone() };
+        Fault::TooManyPinned { whose, limit: tenant.max_pinned, reason: reason.name() }
+    };
+    tenant.numbers.refused[fault.number()].add(1);
+    Err(fault)
 }
 
 /// Whether these bytes begin with the error of a stale statement, whole, perhaps behind a description of its parameters.

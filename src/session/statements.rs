@@ -74,6 +74,8 @@ enum Show {
     Say(u8),
     /// The name is given already: the server's error is to speak of this one.
     Exists(Box<[u8]>),
+    /// The message stands in for one that is refused: the client is told this.
+    Refused(BytesMut),
 }
 
 /// What is not so on the server if the message has not come to its end.
@@ -152,6 +154,7 @@ impl Notes {
                 Fault::StatementExists { name: String::from_utf8_lossy(name).into_owned() }.say(&mut said, true);
                 Some(said)
             }
+            Some(Note { show: Show::Refused(said), .. }) => Some(said.clone()),
             _ => None,
         }
     }
@@ -235,7 +238,7 @@ impl Clerk<'_> {
     /// Writes what the server is sent for a message that it does not understand as it is. `unnamed` is what the Parse of the client's unnamed statement says behind
     /// the name, where the client has such a statement.
     pub fn rewrite(&mut self, kind: u8, piece: Piece<'_>, unnamed: &[u8]) -> Rewritten {
-        if self.owed.is_skipping() || self.owed.is_copying_in() {
+        if self.is_out_of_turn() {
             // The server drops it, or ends the session over it.
             self.pass(piece);
             return Rewritten::AsItIs;
@@ -270,6 +273,42 @@ impl Clerk<'_> {
             }
             _ => self.mention(piece).unwrap_or(Rewritten::NameTooLong),
         }
+    }
+
+    /// Refuses a message in its place among the others: what it is in fails as if the server had said so.
+    pub fn refuse(&mut self, kind: u8, fault: &Fault) {
+        let at = self.begin(b'D');
+        self.out.push(b'S');
+        self.out.extend_from_slice(NOBODYS);
+        self.out.push(0);
+        self.end(at);
+        let mut said = BytesMut::new();
+        fault.say(&mut said, true);
+        self.note(Note::new(Show::Refused(said), Server::Untouched));
+        if kind == b'Q' {
+            self.out.extend_from_slice(b"S\0\0\0\x04");
+            self.owed.sent(b'S');
+        }
+    }
+
+    /// What text a message would have run, as far as it says or the client has prepared it.
+    pub fn text_of<'b>(&'b self, kind: u8, body: &'b [u8], unnamed: &'b [u8]) -> &'b [u8] {
+        let text = match kind {
+            b'Q' => message::query(body).ok(),
+            b'P' if body.first() == Some(&0) => message::parse(body).ok().map(|(_, text)| text),
+            b'B' => match message::bind(body).ok() {
+                Some((_, [])) => message::query(unnamed).ok(),
+                Some((_, name)) => self.names.find(name).map(|statement| statement.text()),
+                None => None,
+            },
+            _ => Some(&[][..]),
+        };
+        text.unwrap_or(if matches!(kind, b'Q' | b'P') { body } else { &[] })
+    }
+
+    /// Whether the server takes no notice of what comes, or ends the session over it.
+    pub fn is_out_of_turn(&self) -> bool {
+        self.owed.is_skipping() || self.owed.is_copying_in()
     }
 
     /// A Parse with a name: false where its text is too long to be remembered, so that the client must stay where it is. `None` where not even the name is all here.
@@ -382,7 +421,7 @@ impl Clerk<'_> {
     }
 
     /// The message as it is.
-    fn pass(&mut self, piece: Piece<'_>) {
+    pub fn pass(&mut self, piece: Piece<'_>) {
         self.out.extend_from_slice(piece.bytes);
         if let Some(kind) = piece.bytes.first() {
             self.owed.sent(*kind);

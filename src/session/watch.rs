@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -48,6 +49,10 @@ pub struct Tenant {
     pub limits: Limits,
     /// This worker's share of its numbers.
     pub numbers: Arc<TenantShard>,
+    /// How many of its clients, of all workers, keep a server connection; and how many may, where that is bounded.
+    pub pinned: Arc<AtomicU32>,
+    /// The most that may; 0 is no limit.
+    pub max_pinned: u32,
 }
 
 /// One client of this worker.
@@ -61,6 +66,8 @@ pub struct Watch {
     pub peer: Peer,
     /// Its pool.
     pub pool: Arc<Pool>,
+    /// Whether it may not keep a server connection beyond its transactions.
+    pub strict: bool,
     /// Its tenant; replaced by a reload.
     pub tenant: RefCell<Rc<Tenant>>,
     timing: Cell<Timing>,
@@ -76,8 +83,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A client that has just logged in.
-    pub fn new(nonce: u32, long_key: bool, peer: Peer, pool: Arc<Pool>, tenant: Rc<Tenant>, now: Instant) -> Rc<Self> {
+    /// A client that has just logged in; its pool, and whether its database is strict.
+    pub fn new(nonce: u32, long_key: bool, peer: Peer, pool: (Arc<Pool>, bool), tenant: Rc<Tenant>, now: Instant) -> Rc<Self> {
+        let (pool, strict) = pool;
         let timing =
             Timing { phase: Phase::Idle, since: now, transaction_since: None, stalled_since: None, cancelling: false, watched: false };
         tenant.numbers.clients[Phase::Idle.state(false).index()].add(1);
@@ -86,6 +94,7 @@ impl Watch {
             long_key,
             peer,
             pool,
+            strict,
             tenant: RefCell::new(tenant),
             timing: Cell::new(timing),
             pinned: Cell::new(false),

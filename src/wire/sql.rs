@@ -239,6 +239,23 @@ pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// A number for the shape of a text: the same for texts that differ in their literals, white space, comments and the case of their words only.
+pub fn digest(sql: &[u8]) -> u64 {
+    // FNV-1a, 64 bit.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut take = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    for token in Tokens::new(sql, Backslash::Plain) {
+        match token {
+            Token::Word(word) => word.iter().for_each(|byte| take(byte.to_ascii_lowercase())),
+            Token::Quoted(word) => word.iter().for_each(|byte| take(*byte)),
+            Token::Literal => take(b'?'),
+            Token::Mark(mark) => take(mark),
+        }
+        take(b' ');
+    }
+    hash
+}
+
 /// Reads a text of any number of statements, as a Query or Parse message carries it (without the final zero).
 pub fn session_state(sql: &[u8]) -> Effects {
     let (effects, depends_on_backslash) = Reader::new(sql, Backslash::Plain).read();

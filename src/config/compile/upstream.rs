@@ -180,8 +180,8 @@ impl Compiling<'_, '_> {
             self.known_upstream(&[&at[..], &["upstream".to_owned()]].concat(), upstream);
             let dbname = written.dbname.clone();
             let own_name = (name != "*").then(|| name.clone());
-            databases
-                .insert(name.clone(), Database { upstream: upstream.clone(), dbname: dbname.or(own_name), pool_mode: written.pool_mode });
+            let (upstream, dbname) = (upstream.clone(), dbname.or(own_name));
+            databases.insert(name.clone(), Database { upstream, dbname, pool_mode: written.pool_mode, strict: written.strict });
         }
         databases
     }

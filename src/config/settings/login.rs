@@ -39,6 +39,11 @@ pub struct DatabaseSettings {
     ///
     /// applies: next connection
     pub pool_mode: PoolMode,
+    /// Refuse, with 0A000, a statement that would keep its server connection beyond its transaction: LISTEN, a temporary table, a session's advisory lock. What
+    /// only a part of a text hides (DO, CALL) is found afterwards, and kept.
+    ///
+    /// applies: next connection
+    pub strict: bool,
 }
 
 /// Who may log in. A user needs a password or a verifier, or a certificate name where `auth.method` is `"cert"`, unless an upstream has an `auth_user`.

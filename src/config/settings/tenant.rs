@@ -106,6 +106,12 @@ limits! {
     /// applies: at once
     #[range(0..=1_000_000)]
     max_queue: u32 = 1_000;
+    /// The most server connections that the tenant's clients keep beyond their transactions at a time (for LISTEN, temporary tables, advisory locks). A statement
+    /// that would keep one more is refused with 53300. 0 is no limit.
+    ///
+    /// applies: at once
+    #[range(0..=100_000)]
+    max_pinned: u32 = 0;
     /// The longest that a client waits for a server connection; then it is refused with 53300. `"0"` waits for ever.
     ///
     /// applies: at once

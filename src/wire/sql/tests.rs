@@ -7,7 +7,7 @@ mod statements;
 use proptest::prelude::*;
 use statements::{Row, STATEMENTS};
 
-use super::{Effects, PinReason, deallocated, ends_transaction, session_state};
+use super::{Effects, PinReason, deallocated, digest, ends_transaction, session_state};
 
 /// What the reader says, in the words of the table.
 fn in_words(effects: Effects) -> String {
@@ -95,6 +95,14 @@ fn i7_what_may_end_something_is_told() {
     for sql in ["SELECT 1", "ALTER TABLE t DROP COLUMN c", "SELECT drop FROM t", "LISTEN a"] {
         assert!(!session_state(sql.as_bytes()).releases(), "{sql}");
     }
+}
+
+#[test]
+fn a_digest_is_of_a_texts_shape() {
+    let one = digest(b"SELECT * FROM t WHERE x = 1 -- one");
+    assert_eq!(one, digest(b"select *  from T where X = 'two'"));
+    assert_ne!(one, digest(b"SELECT * FROM u WHERE x = 1"));
+    assert_ne!(digest(b"SELECT ab"), digest(b"SELECT a b"));
 }
 
 #[test]
