@@ -1,16 +1,17 @@
 //! The command line.
 
 pub mod check;
+pub mod compat;
 pub mod demo;
 pub mod healthcheck;
 mod log;
 pub mod reference;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Loaded, Mistake};
@@ -32,6 +33,11 @@ enum Command {
     Check {
         /// The file
         file: PathBuf,
+    },
+    /// Tell which statements would keep a server connection beyond their transaction, and why
+    CheckCompat {
+        /// SQL, or a log of PostgreSQL's with statements in it; standard input if it is `-` or absent
+        file: Option<PathBuf>,
     },
     /// Print what can be configured
     Config {
@@ -66,6 +72,15 @@ impl Arguments {
             Command::Check { file } => {
                 let code = check::check(&file, None, &check::process_variables(), &mut std::io::stdout())?;
                 Ok(ExitCode::from(code))
+            }
+            Command::CheckCompat { file } => {
+                let mut input = Vec::new();
+                if let Some(file) = file.filter(|file| file.as_os_str() != "-") {
+                    input = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                } else {
+                    std::io::stdin().read_to_end(&mut input)?;
+                }
+                Ok(ExitCode::from(compat::check(&input, &mut std::io::stdout())?))
             }
             Command::Config { page } => {
                 reference::print(page, &mut std::io::stdout())?;

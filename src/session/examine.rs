@@ -102,20 +102,24 @@ impl Client {
         let before = Arc::clone(&server.state.settings);
         let asks_all = touched.is_hidden || touched.resets_all && !is_certain;
         let mut names: Vec<Box<[u8]>> = touched.set.clone();
-        names.extend(touched.reset.iter().filter(|_| !is_certain).cloned());
-        let (mut in_force, mut wanted) = ((*before).clone(), (*before).clone());
+        if !is_certain {
+            names.extend(touched.reset.iter().chain(&touched.set_before).cloned());
+        }
+        let mut in_force = (*before).clone();
         if touched.resets_all && is_certain {
             in_force = Settings::default();
-            wanted = (*self.startup).clone();
-        } else if asks_all {
+        }
+        if asks_all {
             in_force = Settings::default().changed(ask_all(server).await?);
-            wanted = in_force.clone();
             let unlisted = before.iter().filter(|setting| setting.name.contains(&b'.') || HIDDEN.contains(&&*setting.name));
             names.extend(unlisted.map(|setting| setting.name.clone()));
         }
-        let values = read(server, &names).await?;
-        in_force = in_force.changed(values.iter().cloned());
-        wanted = wanted.changed(values);
+        in_force = in_force.changed(read(server, &names).await?);
+        let mut wanted = in_force.clone();
+        if touched.resets_all {
+            // What the client began with the server did not.
+            wanted = self.startup.changed(in_force.iter().map(|setting| (setting.name.clone(), Some(setting.value.clone()))));
+        }
         if is_certain {
             let resets = || touched.reset.iter().filter(|name| !touched.set.contains(name));
             in_force = in_force.changed(resets().map(|name| (name.clone(), None)));

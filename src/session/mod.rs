@@ -33,7 +33,7 @@ use crate::fault::Fault;
 use crate::net::{Io, Peer, now};
 
 pub use house::{Certificate, House, keep};
-pub use inspect::{Inspector, Verdict};
+pub use inspect::{HELD, Inspector, Verdict};
 pub use keys::CancelKeys;
 pub use pins::{PIN_LABELS, Pin};
 pub use secrets::Secrets;

@@ -14,6 +14,8 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 pub use settings::{Touched, settings};
 
 use reader::Reader;
@@ -237,6 +239,31 @@ pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
         Token::Quoted(name) if !name.contains(&b'"') => Some(name.to_vec()),
         Token::Quoted(_) | Token::Literal | Token::Mark(_) => None,
     }
+}
+
+/// Where each statement of a text begins with its first word, and where it ends, without its semicolon.
+pub fn statements(sql: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut tokens = Tokens::new(sql, Backslash::Plain);
+    std::iter::from_fn(move || {
+        let mut begin = None;
+        loop {
+            let token = tokens.next();
+            let end = sql.len().saturating_sub(tokens.left());
+            match (token, begin) {
+                (None, None) => return None,
+                (None, Some(begin)) => return Some(begin..trimmed(sql, begin, end)),
+                (Some(Token::Mark(b';')), Some(begin)) => return Some(begin..trimmed(sql, begin, end.saturating_sub(1))),
+                (Some(Token::Mark(b';')), None) | (Some(_), Some(_)) => {}
+                (Some(Token::Word(word)), None) => begin = Some(end.saturating_sub(word.len())),
+                (Some(_), None) => begin = Some(end.saturating_sub(1)),
+            }
+        }
+    })
+}
+
+fn trimmed(sql: &[u8], begin: usize, end: usize) -> usize {
+    let written = sql.get(begin..end).unwrap_or_default();
+    begin.saturating_add(written.trim_ascii_end().len())
 }
 
 /// A number for the shape of a text: the same for texts that differ in their literals, white space, comments and the case of their words only.

@@ -11,10 +11,12 @@ use super::tokens::{Backslash, Token, Tokens};
 pub struct Touched {
     /// Names that are given a value, in lower case.
     pub set: Vec<Box<[u8]>>,
-    /// Names that go back to what they were when the session began, in lower case.
+    /// Names that go back to what they were when the session began, in lower case; none of them is among `set`.
     pub reset: Vec<Box<[u8]>>,
-    /// All go back: RESET ALL, DISCARD ALL.
+    /// All go back: RESET ALL, DISCARD ALL. What is in the other lists came after that.
     pub resets_all: bool,
+    /// Names that were given a value before all went back, in lower case.
+    pub set_before: Vec<Box<[u8]>>,
     /// Something is changed whose name the text does not say, or that no value describes.
     pub is_unknown: bool,
     /// The text also begins, ends or undoes a transaction: what came before may not hold.
@@ -26,17 +28,36 @@ pub struct Touched {
 impl Touched {
     /// Adds what another text may change.
     pub fn add(&mut self, other: Self) {
-        for (all, new) in [(&mut self.set, other.set), (&mut self.reset, other.reset)] {
-            for name in new {
-                if !all.contains(&name) {
-                    all.push(name);
-                }
-            }
+        if other.resets_all {
+            self.reset_all();
         }
-        self.resets_all |= other.resets_all;
+        self.set_before.extend(other.set_before);
+        for name in other.reset {
+            self.note(name, true);
+        }
+        for name in other.set {
+            self.note(name, false);
+        }
         self.is_unknown |= other.is_unknown;
         self.has_transaction |= other.has_transaction;
         self.is_hidden |= other.is_hidden;
+    }
+}
+
+impl Touched {
+    /// The last word about a name counts.
+    fn note(&mut self, name: Box<[u8]>, is_reset: bool) {
+        let (to, from) = if is_reset { (&mut self.reset, &mut self.set) } else { (&mut self.set, &mut self.reset) };
+        from.retain(|known| *known != name);
+        if !to.contains(&name) {
+            to.push(name);
+        }
+    }
+
+    fn reset_all(&mut self) {
+        self.resets_all = true;
+        self.set_before.append(&mut self.set);
+        self.reset.clear();
     }
 }
 
@@ -92,7 +113,9 @@ impl<'a> Walk<'a> {
         } else if self.takes(&["reset"]) {
             self.reset();
         } else if self.takes(&["discard"]) {
-            self.found.resets_all |= self.is("all");
+            if self.is("all") {
+                self.found.reset_all();
+            }
         } else if ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare"]
             .iter()
             .any(|word| self.is(word))
@@ -123,7 +146,7 @@ impl<'a> Walk<'a> {
         if self.takes(&["session"]) {
             if self.takes(&["characteristics"]) {
                 for name in ["isolation", "read_only", "deferrable"] {
-                    self.found.set.push([b"default_transaction_", name.as_bytes()].concat().into());
+                    self.note([b"default_transaction_", name.as_bytes()].concat(), false);
                 }
                 return;
             }
@@ -159,7 +182,12 @@ impl<'a> Walk<'a> {
     }
 
     /// The rest of a name, and whether it is set or reset.
-    fn assignment(&mut self, mut name: Vec<u8>) {
+    fn assignment(&mut self, name: Vec<u8>) {
+        self.name(name, false);
+    }
+
+    /// The rest of a name; where it is not reset in any case, its value tells whether it is.
+    fn name(&mut self, mut name: Vec<u8>, is_reset: bool) {
         while self.ahead == Some(Token::Mark(b'.')) {
             self.step();
             let Some(part) = self.name_part() else {
@@ -172,8 +200,7 @@ impl<'a> Walk<'a> {
         if self.is("to") || self.ahead == Some(Token::Mark(b'=')) {
             self.step();
         }
-        let is_reset = self.is("default");
-        self.note(name, is_reset);
+        self.note(name, is_reset || self.is("default"));
     }
 
     fn note_all(&mut self, names: &[&str], is_reset: bool) {
@@ -188,13 +215,12 @@ impl<'a> Walk<'a> {
         }
         // The seed of random() is no value that could be read.
         self.found.is_unknown |= name == b"seed";
-        let names = if is_reset { &mut self.found.reset } else { &mut self.found.set };
-        names.push(name.into());
+        self.found.note(name.into(), is_reset);
     }
 
     fn reset(&mut self) {
         if self.takes(&["all"]) {
-            self.found.resets_all = true;
+            self.found.reset_all();
         } else if self.takes(&["time"]) {
             self.note_all(&["timezone"], true);
         } else if self.is("transaction") {
@@ -202,11 +228,7 @@ impl<'a> Walk<'a> {
         } else if self.takes(&["session"]) {
             self.note_all(&["session_authorization", "role"], true);
         } else if let Some(name) = self.name_part() {
-            self.assignment(name);
-            // Without a value it is not an assignment.
-            if let Some(name) = self.found.set.pop() {
-                self.found.reset.push(name);
-            }
+            self.name(name, true);
         }
     }
 
@@ -294,6 +316,19 @@ mod tests {
         resets("RESET SESSION AUTHORIZATION", "session_authorization role");
         assert!(settings(b"RESET ALL").resets_all && settings(b"SELECT 1; DISCARD ALL").resets_all);
         assert!(!settings(b"DISCARD PLANS").resets_all);
+    }
+
+    #[test]
+    fn the_last_word_about_a_name_counts() {
+        resets("SET a = 1; RESET a", "a");
+        sets("RESET a; SET a = 1", "a");
+        let found = settings(b"SET a = 1; RESET b; RESET ALL; SET c = 1");
+        assert_eq!((names(&found.set_before), names(&found.set), names(&found.reset)), ("a".into(), "c".into(), String::new()));
+        let mut all = settings(b"SET a = 1; RESET b");
+        all.add(settings(b"RESET a; SET b = 1"));
+        assert_eq!((names(&all.set), names(&all.reset)), ("b".into(), "a".into()));
+        all.add(settings(b"DISCARD ALL; SET d = 1"));
+        assert_eq!((names(&all.set_before), names(&all.set), names(&all.reset)), ("b".into(), "d".into(), String::new()));
     }
 
     #[test]
