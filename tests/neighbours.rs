@@ -231,7 +231,7 @@ async fn nobody_sees_what_a_neighbour_does_and_everybody_what_he_did_himself() {
     let pg = Postgres::start().await;
     let proxy =
         Proxy::new(&pg).max_connections(u32::try_from(SERVERS).unwrap()).set("upstreams.main.prepared_statements", "1KiB").start().await;
-    for seed in 0..8 {
+    for seed in 0..12 {
         Box::pin(play(&proxy, seed)).await;
     }
 }
