@@ -14,7 +14,7 @@ use pgweir::auth::{Keys, Secret, Verifier, certificate_names, tls_server_end_poi
 use pgweir::config::{ByteSize, Config, Glob, HttpAddress, ListenAddress, Loaded, Mistake, Network, Period, Variables, diff, parse_str};
 use pgweir::wire::message::{self, Fields};
 use pgweir::wire::scan::{Frames, Side, body_length};
-use pgweir::wire::sql::session_state;
+use pgweir::wire::sql::{self, session_state};
 use pgweir::wire::startup::{self, Extent, Packet, Setting, Startup};
 use pgweir::wire::{Malformed, options, say};
 
@@ -49,9 +49,25 @@ pub fn statement(text: &[u8]) {
         assert!(session_state(&quoted).is_empty(), "in dollar quotes");
     }
     let name = [b"SELECT 1 AS \"", &*doubled(text, b"\""), b"\" FROM t"].concat();
-    assert!(session_state(&name).is_empty(), "in a quoted name");
+    let seen = session_state(&name);
+    let is_about_endings = seen.releases() || seen.deallocates();
+    assert!(seen.first_pin().is_none() && !seen.is_opaque() && !is_about_endings, "in a quoted name");
     let escaped = [b"SELECT E'", &*doubled(text, b"'\\"), b"'"].concat();
     assert!(session_state(&escaped).is_empty(), "in a literal");
+
+    assert_eq!(sql::digest(&shifted), sql::digest(text), "the digest after a comment");
+    if sql::deallocated(text).is_some() {
+        assert!(effects.deallocates(), "what is deallocated is told");
+    }
+    let mut end = 0;
+    for statement in sql::statements(text) {
+        assert!(end <= statement.start && statement.start <= statement.end && statement.end <= text.len(), "{statement:?}");
+        end = statement.end;
+    }
+    let touched = sql::settings(&[b"SET a = 1;", text].concat());
+    let all = [&touched.set, &touched.set_before, &touched.reset];
+    assert!(all.iter().any(|names| names.iter().any(|name| **name == *b"a")) || touched.resets_all, "a setting before another statement");
+    assert!(touched.set.iter().all(|name| !touched.reset.contains(name)), "the last word about a name counts");
 }
 
 fn doubled(text: &[u8], signs: &[u8]) -> Vec<u8> {

@@ -42,7 +42,7 @@ async fn two_servers() -> (Postgres, Proxy) {
          INSERT INTO item VALUES (1, 'one')",
     )
     .await;
-    let proxy = Proxy::new(&pg).max_connections(2).start().await;
+    let proxy = Proxy::new(&pg).max_connections(2).set("process.workers", 1).start().await;
     (pg, proxy)
 }
 

@@ -471,7 +471,7 @@ mod tests {
         read(&mut inspector, &[query("SET search_path = a"), query("RESET ALL")]);
         assert_eq!((inspector.pin(), inspector.is_dirty(), inspector.wants_examination()), (None, false, true));
         let touched = inspector.take_examination().touched.unwrap();
-        assert_eq!((touched.set.len(), touched.resets_all, inspector.wants_examination()), (1, true, false));
+        assert_eq!((touched.set_before.len(), touched.resets_all, inspector.wants_examination()), (1, true, false));
         let mut session = Inspector::new(false);
         read(&mut session, &[query("SET search_path = a")]);
         assert_eq!((session.pin(), session.is_dirty()), (Some(Pin::Sql(PinReason::Setting)), true));

@@ -124,6 +124,8 @@ impl<'a> Reader<'a> {
         if self.makes_temp && !self.drops_on_commit {
             self.effects.leave(PinReason::Temp);
         }
+        // `DEALLOCATE prepare`: the word was a name after all.
+        self.effects.deallocates |= self.expect == Expect::Deallocate;
         self.expect = Expect::Statement;
         self.verb = Verb::Other;
         self.last = Word::Other;
