@@ -111,12 +111,16 @@ mod tests {
         let url = format!("http://{}/healthz", listener.local_addr().unwrap());
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 512];
-            let read = stream.read(&mut request).unwrap();
-            assert!(request[..read].starts_with(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1:"));
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
+            assert!(request.starts_with(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1:"));
             stream.write_all(answer.as_bytes()).unwrap();
             if answer.is_empty() {
-                let _ = stream.read(&mut request);
+                let _ = stream.read(&mut [0]);
             }
         });
         url

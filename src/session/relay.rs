@@ -14,7 +14,7 @@ use super::end::Stop;
 use super::inspect::{Inspector, Verdict};
 use super::phase::Phase;
 use super::pins::{Pin, PinSlot};
-use super::rewrite::{Edit, drops_statements, forget_statements, read_error};
+use super::rewrite::{Edit, drops_statements, forget_statements, patched, read_error, with_own_name};
 use super::watch::Signal;
 use crate::config::PoolMode;
 use crate::fault::Fault;
@@ -271,6 +271,7 @@ impl<'a> Relay<'a> {
     #[inline]
     pub(super) fn answer_plainly(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
         let mut answered = 0;
+        let mut renamed: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         {
             let State { frames, owed, reported, prepared, .. } = &mut *self.lease.server_mut().state;
             let mut walk = frames.walk(Side::Server, bytes);
@@ -290,13 +291,23 @@ impl<'a> Relay<'a> {
                     b'E' => {
                         self.is_straight = false;
                         self.inspector.undone();
+                        if frame.is_whole()
+                            && self.edit.is_some()
+                            && let Some(error) = with_own_name(frame.body, &self.client.names, prepared)
+                        {
+                            renamed.push((frame.start, frame.start + 5 + frame.body.len(), error));
+                        }
                         self.server_ends |= read_error(frame.body, prepared);
                     }
                     _ => {}
                 }
             }
         }
-        self.send_to_client(bytes)?;
+        if renamed.is_empty() {
+            self.send_to_client(bytes)?;
+        } else {
+            self.send_to_client(&patched(bytes, &renamed))?;
+        }
         if answered > 0 { self.answered(answered) } else { Ok(false) }
     }
 
@@ -334,10 +345,11 @@ impl<'a> Relay<'a> {
         if self.client.watch.pool.mode == PoolMode::Statement && status != Status::Idle {
             return Err(Stop::fault(Fault::StatementMode));
         }
-        if self.inspector.pin() != self.pinned {
+        let shares = self.client.watch.pool.mode != PoolMode::Session;
+        if shares && self.inspector.pin() != self.pinned {
             self.note_pin();
         }
-        if settled && self.client.watch.pool.mode != PoolMode::Session {
+        if settled && shares {
             if self.inspector.wants_examination() {
                 return Err(Stop::Examine);
             }

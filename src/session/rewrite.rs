@@ -54,6 +54,21 @@ impl Edit {
         !self.notes.is_empty() || !self.retry.is_empty() || !self.carry.is_empty() || self.dropping
     }
 
+    /// Whether the client is to see a frame as it is; what it is to see instead is written.
+    fn shows(&mut self, answer: Answer, body: &[u8], out: &mut Vec<u8>) -> bool {
+        match answer {
+            Answer::Ends => self.notes.ended(),
+            Answer::Fails if !self.healing => match self.notes.replacement(Fields::new(body)) {
+                Some(error) => {
+                    out.extend_from_slice(&error);
+                    false
+                }
+                None => true,
+            },
+            Answer::Passes | Answer::Fails => true,
+        }
+    }
+
     /// The batch that might be run again is not the last any more.
     #[inline]
     pub(super) fn more_was_sent(&mut self) {
@@ -96,6 +111,43 @@ pub fn read_error(body: &[u8], prepared: &mut Prepared) -> bool {
         prepared.doom_all(|_| false);
     }
     fields.is_fatal()
+}
+
+/// The same error, where it names a statement of the client's by the name that it has on the server.
+#[cold]
+pub fn with_own_name(body: &[u8], names: &Names, prepared: &Prepared) -> Option<Vec<u8>> {
+    let message = Fields::new(body).field(b'M')?;
+    let begin = memchr::memmem::find(message, SERVER_NAME)?;
+    let digits = message[begin + SERVER_NAME.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let end = begin + SERVER_NAME.len() + digits;
+    let own = names.name_of(prepared.named(&message[begin..end])?)?;
+    let mut renamed = vec![b'E', 0, 0, 0, 0];
+    for (code, text) in Fields::new(body).iter() {
+        renamed.push(code);
+        if code == b'M' {
+            renamed.extend([&message[..begin], own, &message[end..]].concat());
+        } else {
+            renamed.extend_from_slice(text);
+        }
+        renamed.push(0);
+    }
+    renamed.push(0);
+    let length = u32::try_from(renamed.len() - 1).unwrap_or(u32::MAX).to_be_bytes();
+    renamed[1..5].copy_from_slice(&length);
+    Some(renamed)
+}
+
+/// The bytes with some ranges of them, which are in order, replaced.
+#[cold]
+pub fn patched(bytes: &[u8], patches: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for (start, end, patch) in patches {
+        out.extend_from_slice(&bytes[at..*start]);
+        out.extend_from_slice(patch);
+        at = *end;
+    }
+    out.extend_from_slice(&bytes[at..]);
+    out
 }
 
 /// A plan that does not fit its tables any more, or a statement of ours that somebody has dropped.
@@ -359,17 +411,8 @@ impl Relay<'_> {
         while let Some(frame) = walk.next().map_err(|_| Stop::ServerLost)? {
             let piece = &bytes[at..walk.position()];
             at = walk.position();
-            let mut is_shown = true;
-            match owed.received(frame.kind, frame.status) {
-                Answer::Ends => is_shown = edit.notes.ended(),
-                Answer::Fails if !edit.healing => {
-                    if let Some(error) = edit.notes.replacement(Fields::new(frame.body)) {
-                        out.extend_from_slice(&error);
-                        is_shown = false;
-                    }
-                }
-                Answer::Passes | Answer::Fails => {}
-            }
+            let answer = owed.received(frame.kind, frame.status);
+            let mut is_shown = edit.shows(answer, frame.body, out);
             match frame.kind {
                 b'Z' => {
                     answered += 1;
@@ -386,6 +429,11 @@ impl Relay<'_> {
                 b'E' => {
                     self.is_straight = false;
                     self.inspector.undone();
+                    if is_shown && !edit.healing && frame.is_whole() {
+                        let renamed = with_own_name(frame.body, &self.client.names, prepared);
+                        is_shown = renamed.is_none();
+                        out.extend_from_slice(&renamed.unwrap_or_default());
+                    }
                     self.server_ends |= read_error(frame.body, prepared);
                     edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
                 }

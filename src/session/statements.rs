@@ -52,6 +52,11 @@ impl Names {
         self.0.as_ref().is_some_and(|named| named.values().any(|statement| statement.id() == id))
     }
 
+    /// The client's name for a statement.
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.0.as_ref()?.iter().find(|(_, statement)| statement.id() == id).map(|(name, _)| &**name)
+    }
+
     /// The client has dropped all its statements, but for those that it has prepared since.
     pub fn clear(&mut self, notes: &Notes) {
         let Some(named) = &mut self.0 else { return };
@@ -327,7 +332,7 @@ impl Clerk<'_> {
             // The server says so itself, of a name that it knows, unless it finds another fault first.
             let taken = self.take_name();
             self.parse_as(&taken, definition);
-            self.note(Note::new(Show::Exists(key(name).into()), Server::Untouched));
+            self.note(Note::new(Show::Exists(name.into()), Server::Untouched));
             return Some(true);
         }
         let statement = self.known.intern(&self.settings.context(), definition, sql::session_state);
@@ -359,7 +364,7 @@ impl Clerk<'_> {
         if self.names.has(name) {
             let taken = self.take_name();
             self.rename(piece, 5, name, &taken);
-            self.note(Note::new(Show::Exists(key(name).into()), Server::Untouched));
+            self.note(Note::new(Show::Exists(name.into()), Server::Untouched));
             return Some(());
         }
         let statement = Arc::new(Statement::unknown());

@@ -247,6 +247,16 @@ impl Prepared {
         }
     }
 
+    /// The statement that has this name here, given as the server writes it.
+    pub fn named(&self, written: &[u8]) -> Option<u64> {
+        let mut own = Vec::new();
+        self.entries.iter().find_map(|(id, entry)| {
+            own.clear();
+            entry.name.write(&mut own);
+            (own == written).then_some(*id)
+        })
+    }
+
     /// The next name that is to be closed.
     pub fn take_doomed(&mut self) -> Option<ServerName> {
         self.doomed.pop()
@@ -326,6 +336,7 @@ mod tests {
         assert_eq!(name(server.insert(&one)), "weir_3");
         assert_eq!(name(ServerName(u64::MAX)), "weir_18446744073709551615");
         assert_eq!(name(ServerName(0)), "weir_0");
+        assert_eq!((server.named(b"weir_3"), server.named(b"weir_33")), (Some(one.id()), None));
     }
 
     #[test]
