@@ -27,6 +27,7 @@ import org.postgresql.copy.CopyManager;
 
 public class CheckJdbc {
     static final String TABLE = "check_jdbc";
+    static final int SESSIONS = 12;
     static final String SLEEPERS = "SELECT count(*) FROM pg_stat_activity"
         + " WHERE state = 'active' AND query LIKE '%* " + TABLE + " sleeps *%' AND pid <> pg_backend_pid()";
     static final long DEADLINE_SECONDS = 90;
@@ -205,6 +206,58 @@ public class CheckJdbc {
         }
     }
 
+    /** More sessions than server connections stay open, each with server-side statements from the first use, and settings of its own. */
+    static void sessions() throws Exception {
+        List<Connection> all = new ArrayList<>();
+        ExecutorService runners = Executors.newFixedThreadPool(SESSIONS);
+        try {
+            for (int number = 0; number < SESSIONS; number++) {
+                Connection connection = connect();
+                connection.unwrap(org.postgresql.PGConnection.class).setPrepareThreshold(1);
+                all.add(connection);
+            }
+            List<Future<?>> works = new ArrayList<>();
+            for (int number = 0; number < SESSIONS; number++) {
+                int own = number;
+                works.add(runners.submit(() -> {
+                    session(all.get(own), own);
+                    return null;
+                }));
+            }
+            for (Future<?> work : works) {
+                work.get();
+            }
+        } finally {
+            runners.shutdownNow();
+            for (Connection connection : all) {
+                connection.close();
+            }
+        }
+    }
+
+    static void session(Connection connection, int own) throws Exception {
+        execute(connection, "SET work_mem = '" + (1000 + own) + "kB'");
+        value(connection, String.class, "SELECT set_config('app.session', ?, false)", String.valueOf(own));
+        try (PreparedStatement adding = connection.prepareStatement("SELECT ?::int + 1");
+                PreparedStatement batch = connection.prepareStatement("SELECT set_config('app.batch', ?, false)")) {
+            for (int turn = 0; turn < 8; turn++) {
+                adding.setInt(1, turn);
+                try (ResultSet rows = adding.executeQuery()) {
+                    rows.next();
+                    equal(rows.getInt(1), turn + 1);
+                }
+                equal(value(connection, String.class, "SHOW work_mem"), (1000 + own) + "kB");
+                equal(value(connection, String.class, "SELECT current_setting('app.session')"), String.valueOf(own));
+                if (turn == 4) {
+                    fails("22012", () -> value(connection, Integer.class, "SELECT 1 / ?::int", 0));
+                }
+            }
+            batch.setString(1, "set " + own);
+            batch.execute();
+            equal(value(connection, String.class, "SELECT current_setting('app.batch')"), "set " + own);
+        }
+    }
+
     /** A portal that is read in pieces, as setFetchSize does inside a transaction. */
     static void fetchSize(Connection connection) throws Exception {
         connection.setAutoCommit(false);
@@ -351,6 +404,7 @@ public class CheckJdbc {
         check("error_codes", (Work) CheckJdbc::errorCodes);
         check("multi_statement", (Work) CheckJdbc::multiStatement);
         check("prepared", (Work) CheckJdbc::prepared);
+        check("sessions", (Check) CheckJdbc::sessions);
         check("fetch_size", (Work) CheckJdbc::fetchSize);
         check("copy", (Work) CheckJdbc::copy);
         check("copy_error", (Work) CheckJdbc::copyError);

@@ -7,6 +7,7 @@ import { pipeline } from "node:stream/promises";
 import { concurrency, equal, fails, pause, report, sleepers, tls, url } from "./report.mjs";
 
 const TABLE = "check_pg";
+const SESSIONS = 12;
 const config = { connectionString: url, ssl: tls, connectionTimeoutMillis: 60_000 };
 
 async function connected(work) {
@@ -80,6 +81,31 @@ const prepared = () => connected(async (client) => {
   }
 });
 
+// More sessions than server connections stay open, each with named queries and settings of its own.
+const sessions = async () => {
+  const clients = await Promise.all(Array.from({ length: SESSIONS }, async () => {
+    const client = new pg.Client(config);
+    await client.connect();
+    return client;
+  }));
+  try {
+    await Promise.all(clients.map(async (client, n) => {
+      await client.query(`SET work_mem = '${1000 + n}kB'`);
+      await client.query("SELECT set_config('app.session', $1, false)", [String(n)]);
+      for (let turn = 0; turn < 8; turn += 1) {
+        for (let more = 0; more < 4; more += 1) {
+          equal(await value(client, { name: `add ${more}`, text: `SELECT $1::int + ${more} + ${n}`, values: [turn] }), turn + more + n);
+        }
+        equal(await value(client, "SHOW work_mem"), `${1000 + n}kB`);
+        equal(await value(client, { name: "own", text: "SELECT current_setting('app.session')" }), String(n));
+        if (turn === 4) await fails("22012", client.query({ name: "fails", text: "SELECT 1 / $1::int", values: [0] }));
+      }
+    }));
+  } finally {
+    await Promise.all(clients.map((client) => client.end()));
+  }
+};
+
 const copy = () => connected(async (client) => {
   await client.query(`TRUNCATE ${TABLE}`);
   const lines = Readable.from(Array.from({ length: 10_000 }, (_, n) => `${n}\trow ${n}\n`));
@@ -132,6 +158,6 @@ const concurrent = async () => {
 };
 
 await report(
-  crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, copy, copy_error, cancel,
+  crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy, copy_error, cancel,
   big_values, notices, concurrent,
 );

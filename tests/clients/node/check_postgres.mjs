@@ -6,6 +6,7 @@ import { pipeline } from "node:stream/promises";
 import { Skip, concurrency, equal, fails, pause, report, sleepers, tls, url } from "./report.mjs";
 
 const TABLE = "check_postgres_js";
+const SESSIONS = 12;
 
 async function connected(work, options = {}) {
   const sql = postgres(url, { max: 1, ssl: tls, connect_timeout: 60, onnotice: () => {}, ...options });
@@ -80,6 +81,19 @@ const prepared = () => connected(async (sql) => {
   for (let n = 0; n < 20; n += 1) equal((await sql`SELECT ${n}::int + 1 AS n`)[0].n, n + 1);
 });
 
+// More sessions than server connections stay open, each with the driver's own named statements, and settings of its own.
+const sessions = () => Promise.all(Array.from({ length: SESSIONS }, (_, n) => connected(async (sql) => {
+  await sql.unsafe(`SET work_mem = '${1000 + n}kB'`);
+  await sql`SELECT set_config('app.session', ${String(n)}, false)`;
+  for (let turn = 0; turn < 8; turn += 1) {
+    const found = await Promise.all([sql`SELECT ${turn}::int + 1 AS n`, sql`SELECT ${turn}::int + 2 AS n`, sql`SELECT ${n}::int AS n`]);
+    equal(found.map(([row]) => row.n), [turn + 1, turn + 2, n]);
+    equal((await sql`SHOW work_mem`)[0].work_mem, `${1000 + n}kB`);
+    equal((await sql`SELECT current_setting('app.session') AS own`)[0].own, String(n));
+    if (turn === 4) await fails("22012", sql`SELECT 1 / ${0}::int`);
+  }
+})));
+
 const copy = () => connected(async (sql) => {
   await sql.unsafe(`TRUNCATE ${TABLE}`);
   const lines = Readable.from(Array.from({ length: 10_000 }, (_, n) => `${n}\trow ${n}\n`));
@@ -130,6 +144,6 @@ const concurrent = async () => {
 };
 
 await report(
-  crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, copy, copy_error, cancel,
+  crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy, copy_error, cancel,
   big_values, notices, concurrent,
 );

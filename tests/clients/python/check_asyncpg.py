@@ -1,6 +1,7 @@
 """The matrix's script through asyncpg."""
 
 import asyncio
+import contextlib
 import datetime
 import decimal
 import json
@@ -13,6 +14,7 @@ from report import Report, equal, settings
 
 URL, CA, CONCURRENT = settings()
 TABLE = "check_asyncpg"
+SESSIONS = 12
 
 
 class connect:
@@ -104,6 +106,29 @@ async def prepared():
             equal(await statement.fetchval(number), number + 1)
 
 
+async def sessions():
+    """More sessions than server connections stay open, each with the driver's own cache of statements, and settings of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+        all_of_them = [await stack.enter_async_context(connect()) for _ in range(SESSIONS)]
+        for number, connection in enumerate(all_of_them):
+            await connection.execute(f"SET work_mem = '{1000 + number}kB'")
+            await connection.fetchval("SELECT set_config('app.session', $1, false)", str(number))
+
+        async def work(number, connection):
+            for _ in range(8):
+                for more in range(4):
+                    equal(await connection.fetchval(f"SELECT $1::int + {more}", number), number + more)
+                async with connection.transaction():
+                    rows = [row[0] async for row in connection.cursor("SELECT generate_series(1, $1::int)", 120)]
+                    equal(rows, list(range(1, 121)))
+                equal(await connection.fetchval("SHOW work_mem"), f"{1000 + number}kB")
+                equal(await connection.fetchval("SELECT current_setting('app.session')"), str(number))
+
+        await asyncio.gather(*(work(number, connection) for number, connection in enumerate(all_of_them)))
+        await all_of_them[0].reset()
+        equal(await all_of_them[0].fetchval("SHOW work_mem"), "4MB")
+
+
 async def copy():
     async with connect() as connection:
         await connection.execute(f"TRUNCATE {TABLE}")
@@ -169,7 +194,7 @@ async def concurrent():
 
 async def main():
     report = Report()
-    for work in (crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, copy,
+    for work in (crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy,
                  copy_error, cancel, big_values, notices, concurrent):
         await report.check(work.__name__, work)
     report.end()

@@ -1,6 +1,7 @@
 """The matrix's script through psycopg 3."""
 
 import asyncio
+import contextlib
 import datetime
 import decimal
 import uuid
@@ -12,6 +13,7 @@ from report import Report, equal, settings, sleepers
 
 URL, CA, CONCURRENT = settings()
 TABLE = "check_psycopg"
+SESSIONS = 12
 
 
 def connect(**options):
@@ -109,6 +111,28 @@ async def prepared():
             equal(await cursor.fetchone(), (number + 1,))
 
 
+async def sessions():
+    """More sessions than server connections stay open; each has statements, settings and a prepared cache of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+        all_of_them = [await stack.enter_async_context(await connect(autocommit=True, prepare_threshold=1)) for _ in range(SESSIONS)]
+        for number, connection in enumerate(all_of_them):
+            connection.prepared_max = 2
+            await connection.execute(f"SET work_mem = '{1000 + number}kB'")
+            await connection.execute("SELECT set_config('app.session', %s, false)", (str(number),))
+
+        async def work(number, connection):
+            for turn in range(8):
+                for more in range(4):
+                    equal(await value(connection, f"SELECT %s::int + {more}", (number,)), number + more)
+                equal(await value(connection, "SHOW work_mem"), f"{1000 + number}kB")
+                equal(await value(connection, "SELECT current_setting('app.session')"), str(number))
+                if turn == 4:
+                    await fails("22012", connection.execute("SELECT 1 / %s::int", (0,)))
+                    await connection.execute("DEALLOCATE ALL")
+
+        await asyncio.gather(*(work(number, connection) for number, connection in enumerate(all_of_them)))
+
+
 async def copy():
     async with await connect() as connection:
         await connection.execute(f"TRUNCATE {TABLE}")
@@ -174,7 +198,7 @@ async def concurrent():
 
 async def main():
     report = Report()
-    for work in (crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, copy,
+    for work in (crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy,
                  copy_error, cancel, big_values, notices, concurrent):
         await report.check(work.__name__, work)
     report.end()
