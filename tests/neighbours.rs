@@ -45,12 +45,14 @@ struct Model {
     failed: bool,
     locks: usize,
     statements: BTreeMap<String, String>,
+    /// It has set a setting that no list shows, in a text that hides it: while it keeps its server it may see that, and nobody else ever.
+    has_hidden: bool,
 }
 
 impl Model {
     fn fresh() -> Self {
         let now = Undoable { work_mem: "4MB".into(), tenant: String::new(), zone: "UTC".into(), table: false, listens: false };
-        Self { now, before: None, failed: false, locks: 0, statements: BTreeMap::new() }
+        Self { now, before: None, failed: false, locks: 0, statements: BTreeMap::new(), has_hidden: false }
     }
 
     /// Whether the client keeps a server now.
@@ -68,7 +70,8 @@ struct Client {
 const TRACES: &str = "SELECT current_setting('work_mem'), coalesce(current_setting('app.tenant', true), ''), current_setting('TimeZone'),
     (to_regclass('pg_temp.mine') IS NOT NULL)::text,
     (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relkind = 'r')::text,
-    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())::text";
+    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())::text,
+    coalesce(current_setting('app.hidden', true), '')";
 
 impl Client {
     async fn login(proxy: &Proxy) -> Self {
@@ -98,6 +101,7 @@ impl Client {
             &table,
             &usize::from(now.table).to_string(),
             &usize::from(self.model.locks > 0).to_string(),
+            &String::new(),
         ]
         .map(|value| Some(value.clone()));
         self.wire.send(&query(TRACES)).await;
@@ -105,7 +109,8 @@ impl Client {
         let row = answer.iter().find(|frame| frame.tag == b'D').unwrap_or_else(|| panic!("{}", self.wire.transcript()));
         let seen: Vec<_> =
             row.values().iter().map(|value| value.as_ref().map(|value| String::from_utf8(value.to_vec()).unwrap())).collect();
-        assert_eq!(seen, expected);
+        let compared = expected.len() - usize::from(self.model.has_hidden);
+        assert_eq!(seen[..compared], expected[..compared]);
     }
 
     /// Uses a prepared statement: the client has it or has it not.
@@ -195,6 +200,10 @@ impl Client {
             19 if self.model.locks > 0 && self.run("SELECT pg_advisory_unlock_all()").await => self.model.locks = 0,
             20 if may_hold && self.run("LISTEN mine").await => self.model.now.listens = true,
             21 if self.run("UNLISTEN *").await => self.model.now.listens = false,
+            22 if !in_transaction => {
+                self.model.has_hidden = true;
+                assert!(self.run("DO $$ BEGIN PERFORM set_config('app.hidden', 'x', false); END $$").await);
+            }
             _ => self.look().await,
         }
     }

@@ -77,6 +77,33 @@ async fn i1_i3_what_a_client_sets_it_sees_on_every_server_and_nobody_else_does()
 }
 
 #[tokio::test]
+async fn i3_a_setting_of_no_list_that_a_text_hides_is_nobodys() {
+    let (pg, proxy) = start().await;
+    pg.sql(
+        "CREATE SCHEMA evil; CREATE FUNCTION evil.never(text, text) RETURNS bool LANGUAGE sql AS 'SELECT false';
+            CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.never); GRANT USAGE ON SCHEMA evil TO app",
+    )
+    .await;
+    let (mut wire, mut other) = (login(&proxy).await, login(&proxy).await);
+    wire.query("SET work_mem = '3MB'; SET TIME ZONE 'Asia/Tokyo'").await;
+    wire.query("DO $$ BEGIN PERFORM set_config('app.hidden', 'secret', false); END $$").await;
+    assert_eq!(other.value("SELECT coalesce(current_setting('app.hidden', true), '')").await, "");
+    assert_eq!(wire.value("SHOW work_mem").await, "3MB", "what it has set otherwise it keeps");
+    assert_eq!(wire.value("SHOW TimeZone").await, "Asia/Tokyo");
+    wire.query("DO $$ BEGIN EXECUTE 'SET ROLE reader'; END $$").await;
+    assert_eq!(other.value("SELECT current_user").await, "app");
+    assert_eq!(wire.value("SELECT current_user").await, "reader");
+    wire.query("RESET ROLE").await;
+    // An operator of the client's own changes nothing of what the server is asked.
+    wire.query("SET search_path = evil, pg_catalog, public").await;
+    wire.query("DO $$ BEGIN PERFORM set_config('work_mem', '7MB', false); EXECUTE 'CREATE TEMP TABLE mine (x int)'; END $$").await;
+    assert_ne!(other.value("SHOW work_mem").await, "7MB");
+    assert_eq!(wire.value("SHOW work_mem").await, "7MB");
+    assert_eq!(wire.value("SELECT to_regclass('pg_temp.mine') IS NOT NULL").await, "t");
+    assert_eq!(other.value("SELECT to_regclass('pg_temp.mine') IS NULL").await, "t");
+}
+
+#[tokio::test]
 async fn i3_a_setting_by_parameter_or_by_a_prepared_statement() {
     let (_pg, proxy) = start().await;
     let mut elsewhere = Elsewhere::begin(&proxy).await;

@@ -16,7 +16,7 @@ use super::relay::First;
 use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Lease;
-use crate::upstream::{Broken, Server, Settings};
+use crate::upstream::{Broken, Reported, Server, Settings};
 use crate::wire::say;
 use crate::wire::sql::Touched;
 
@@ -39,11 +39,14 @@ pub struct Change {
 }
 
 /// What the session has of [`Pins::ASKED`], in that order.
+///
+/// The client's search path is in force: whose operators are meant must be said.
 const LEFT: &[u8] = b"SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
-    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) \
-    OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) \
-    OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema()), \
-    EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
+    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()), \
+    EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
+    AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()), \
     EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
     EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
 
@@ -99,7 +102,7 @@ impl Client {
 
     /// Reads the settings and puts them down, at the client and at the server; what the client is to be told of them is the outcome.
     async fn learn_settings(&mut self, server: &mut Server, touched: &Touched, is_certain: bool) -> Result<BytesMut, Broken> {
-        let before = Arc::clone(&server.state.settings);
+        let (before, reported) = (Arc::clone(&server.state.settings), server.state.reported.clone());
         let asks_all = touched.is_hidden || touched.resets_all && !is_certain;
         let mut names: Vec<Box<[u8]>> = touched.set.clone();
         if !is_certain {
@@ -111,10 +114,17 @@ impl Client {
         }
         if asks_all {
             in_force = Settings::default().changed(ask_all(server).await?);
-            let unlisted = before.iter().filter(|setting| setting.name.contains(&b'.') || HIDDEN.contains(&&*setting.name));
-            names.extend(unlisted.map(|setting| setting.name.clone()));
+            let unlisted = before.iter().filter(|setting| setting.name.contains(&b'.')).map(|setting| setting.name.clone());
+            names.extend(unlisted.chain(HIDDEN.map(Box::from)));
         }
-        in_force = in_force.changed(read(server, &names).await?);
+        let login = self.watch.pool.login.load();
+        let is_own = |(name, value): &(Box<[u8]>, Option<Box<[u8]>>)| match (&**name, value.as_deref()) {
+            (b"role", Some(value)) => value == b"none",
+            (b"session_authorization", Some(value)) => value == &*login.user,
+            _ => false,
+        };
+        let values = read(server, &names).await?;
+        in_force = in_force.changed(values.into_iter().map(|change| if is_own(&change) { (change.0, None) } else { change }));
         let mut wanted = in_force.clone();
         if touched.resets_all {
             // What the client began with the server did not.
@@ -125,22 +135,27 @@ impl Client {
             in_force = in_force.changed(resets().map(|name| (name.clone(), None)));
             wanted = wanted.changed(resets().map(|name| (name.clone(), self.startup.get(name).map(Box::from))));
         }
+        if touched.is_hidden {
+            // Settings of a program's own are in no list: whatever their names are, they end here.
+            server.run(b"RESET ALL").await?.map_err(Broken::Refused)?;
+            let others = in_force.iter().filter(|setting| !HIDDEN.contains(&&*setting.name)).map(|setting| (setting.name.clone(), None));
+            in_force = in_force.changed(others.collect::<Changes>());
+        }
         let shared = &self.watch.pool.settings;
         server.state.settings = if in_force == *before { before } else { shared.share(in_force) };
         self.settings = if wanted == *server.state.settings { Arc::clone(&server.state.settings) } else { shared.share(wanted) };
-        self.go_back_to_startup(server).await
+        self.go_on_to_wanted(server, &reported).await
     }
 
-    /// Where settings went back to what the server began with, they go on to what the client began with.
-    async fn go_back_to_startup(&self, server: &mut Server) -> Result<BytesMut, Broken> {
+    /// Where settings went back to what the server began with, they go on to what the client is to see; it is told what differs from what was `reported` to it.
+    async fn go_on_to_wanted(&self, server: &mut Server, reported: &Reported) -> Result<BytesMut, Broken> {
         let mut told = BytesMut::new();
         if Arc::ptr_eq(&server.state.settings, &self.settings) {
             return Ok(told);
         }
-        let before = server.state.reported.clone();
         // What the server does not take the client hears when it next wants a server.
         if server.apply(&self.settings).await?.is_ok() {
-            for (name, value) in server.state.reported.iter().filter(|now| !before.contains(now)) {
+            for (name, value) in server.state.reported.iter().filter(|now| !reported.contains(now)) {
                 say::parameter_status(&mut told, name, value);
             }
         }
@@ -150,8 +165,8 @@ impl Client {
 
 /// All settings that the session has and a fresh one has not, as far as the server lists them.
 async fn ask_all(server: &mut Server) -> Result<Changes, Broken> {
-    let sql =
-        b"SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' AND name !~ '^transaction_'";
+    let sql = b"SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings \
+        WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.!~) '^transaction_'";
     let rows = server.ask(sql).await?.map_err(Broken::Refused)?;
     let pairs = rows.into_iter().filter_map(|row| <[_; 2]>::try_from(row).ok());
     Ok(pairs.filter_map(|[name, value]| Some((name?, value))).collect())
