@@ -25,9 +25,9 @@ async fn connect(url: &str) -> Client {
 async fn transact(client: &mut Client, id: i32) {
     let note = format!("client {id}");
     let transaction = client.transaction().await.unwrap();
-    // Unnamed statements: a named one keeps its server connection for as long as the client stays.
+    // One statement without a name; the other with one, as this driver gives it.
     transaction.query_typed("INSERT INTO visit VALUES ($1, $2)", &[(&id, Type::INT4), (&note, Type::TEXT)]).await.unwrap();
-    let found = transaction.query_typed("SELECT note FROM visit WHERE id = $1", &[(&id, Type::INT4)]).await.unwrap();
+    let found = transaction.query("SELECT note FROM visit WHERE id = $1", &[&id]).await.unwrap();
     assert_eq!(found[0].get::<_, String>(0), note);
     transaction.commit().await.unwrap();
 }

@@ -412,3 +412,48 @@ async fn e2_who_leaves_in_the_middle_of_a_pipeline_leaves_nothing_uncertain() {
     honest.send(&query("SELECT 1")).await;
     honest.until_ready().await;
 }
+
+#[tokio::test]
+async fn what_a_pipeline_leaves_open_is_bounded() {
+    let (_pg, proxy) = two_servers().await;
+    let mut wire = login(&proxy).await;
+    run(&mut wire, &[parse("s", "SELECT 's'", &[])]).await;
+    // Behind a Bind that the server answers only when it is told to, thousands of answers that are the proxy's: it goes on without a Sync.
+    let closes: Vec<u8> = (0..6_000).flat_map(|number| close(b'S', &format!("nobody{number}"))).collect();
+    wire.send(&[bind("", "s", &[]), closes].concat()).await;
+    assert_eq!(wire.read().await.tag, b'2');
+    for _ in 0..6_000 {
+        assert_eq!(wire.read().await.tag, b'3');
+    }
+    assert_eq!(value(&run(&mut wire, &[execute("", 0)]).await), "s");
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_a_client_is_bounded() {
+    let (_pg, proxy) = two_servers().await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let mut wire = login(&proxy).await;
+    let long = "x".repeat(200_000);
+    for number in 0..21 {
+        run(&mut wire, &[parse(&format!("s{number}"), &format!("SELECT '{number}' -- {long}"), &[])]).await;
+        assert!(elsewhere.switch().await, "{number}: what is remembered keeps nothing");
+    }
+    // One more, and its client stays where that is.
+    run(&mut wire, &[parse("more", "SELECT 'more'", &[])]).await;
+    let pinned = r#"pgweir_pinned{tenant="default",reason="statement"}"#;
+    eventually("it is kept", PATIENCE, async || (proxy.metric(pinned).await - 1.0).abs() < 0.1).await;
+    for (name, expected) in [("more", "more"), ("s0", "0"), ("s20", "20")] {
+        assert_eq!(value(&run(&mut wire, &[bind("", name, &[]), execute("", 0)]).await), expected);
+    }
+    // So do settings beyond all measure.
+    let mut setter = login(&proxy).await;
+    drop(wire);
+    for number in 0..8 {
+        setter.query(&format!("SET app.large{number} = '{}'", "y".repeat(10_000))).await;
+    }
+    let pinned = r#"pgweir_pinned{tenant="default",reason="setting"}"#;
+    eventually("it is kept", PATIENCE, async || (proxy.metric(pinned).await - 1.0).abs() < 0.1).await;
+    assert_eq!(setter.value("SELECT length(current_setting('app.large0'))").await, "10000");
+    setter.query("RESET ALL").await;
+    eventually("it is let go", PATIENCE, async || proxy.metric(pinned).await.abs() < 0.1).await;
+}

@@ -169,11 +169,6 @@ class Pgweir(Pooler):
         self.version = version_of(binary)
         super().__init__(site, binary, under)
 
-    def why_not(self, protocol: str, clients: int) -> str | None:
-        if protocol == "prepared" and clients > POOL_SIZE:
-            return "pgweir pins a server to a client with named statements for now"
-        return None
-
     def write_config(self, path: Path) -> None:
         cert, key = self.site.certificate
         http = free_port()

@@ -18,10 +18,13 @@ use crate::net::now;
 use crate::pool::Lease;
 use crate::upstream::{Broken, Reported, Server, Settings};
 use crate::wire::say;
-use crate::wire::sql::Touched;
+use crate::wire::sql::{PinReason, Touched};
 
 /// What `pg_settings` does not show, although a session can set it.
 const HIDDEN: [&[u8]; 2] = [b"session_authorization", b"role"];
+
+/// What a client's settings may take, in bytes; with more it keeps its server connection.
+const SETTINGS: usize = 64 << 10;
 
 /// A lease whose transactions are done, but for what they have left.
 #[derive(Debug)]
@@ -90,6 +93,9 @@ impl Client {
             told = self.learn_settings(server, &touched, is_certain).await?;
         }
         let mut left = if is_certain { pins.without(cleared) } else { pins };
+        if self.settings.size() > SETTINGS {
+            left.add(Pin::Sql(PinReason::Setting));
+        }
         if asks_for_pins {
             left = left.not_asked();
             let row = server.ask(LEFT).await?.map_err(Broken::Refused)?.into_iter().next().unwrap_or_default();

@@ -381,7 +381,7 @@ impl Inspector {
         if effects.resets_settings() {
             self.cleared.add(Pin::Sql(PinReason::Setting));
         }
-        self.releases |= effects.releases();
+        self.releases |= effects.releases() || effects.resets_settings();
         let follows = effects.changes_settings() && whole && self.renames && self.touch(effects, text);
         self.hidden |= effects.is_opaque();
         self.dirty |= effects.changes_settings() && !follows;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::client::Client;
 use super::end::Stop;
-use super::inspect::{Inspector, Verdict};
+use super::inspect::{HELD, Inspector, Verdict};
 use super::phase::Phase;
 use super::pins::{Pin, PinSlot};
 use super::rewrite::{Edit, drops_statements, forget_statements, patched, read_error, with_own_name};
@@ -152,8 +152,8 @@ impl<'a> Relay<'a> {
         } else {
             moved |= self.drain_to_client(cx)?;
         }
-        if self.is_healing() {
-            // What the client sends meanwhile waits.
+        if self.must_wait() || self.client.unsent.len() >= HELD {
+            // What the client sends meanwhile waits, too: it does not read, or its answers are not there yet.
         } else if self.to_server.is_empty() && !self.lease.server().io.has_unsent() {
             let read = with_scratch(|scratch| match self.client.io.poll_read(cx, scratch) {
                 Poll::Pending => Ok(false),

@@ -229,6 +229,10 @@ impl Relay<'_> {
         }
         with_spare(|out| {
             let ending = self.rewrite(bytes, plain, out);
+            if self.is_full() {
+                // Nothing more is read before the server has answered, and it may be waiting for a Sync to do so.
+                out.extend_from_slice(b"H\0\0\0\x04");
+            }
             self.send_to_server(out)?;
             self.say_due()?;
             ending
@@ -342,10 +346,14 @@ impl Relay<'_> {
         self.send_to_client(&due)
     }
 
-    /// Whether a batch that has failed is going to be run again: nothing may come before that.
+    /// Whether nothing is to be read from the client now: a batch that has failed is going to be run again, or so many of its messages wait for an answer.
     #[inline]
-    pub(super) fn is_healing(&self) -> bool {
-        self.edit.as_ref().is_some_and(|edit| edit.healing)
+    pub(super) fn must_wait(&self) -> bool {
+        self.edit.as_ref().is_some_and(|edit| edit.healing || edit.notes.is_full())
+    }
+
+    fn is_full(&self) -> bool {
+        self.edit.as_ref().is_some_and(|edit| edit.notes.is_full())
     }
 
     /// Whether the answers of the server need a closer look.

@@ -16,6 +16,12 @@ use crate::wire::{Status, message, say, sqlstate};
 
 /// PostgreSQL compares names of statements up to this length, in bytes.
 const NAME_LENGTH: usize = 63;
+/// What a client's names and their texts may take, in bytes; a statement beyond that keeps its client on the server that has it.
+const NAMES: usize = 4 << 20;
+/// What a name takes beyond its letters and its text, in bytes, as the bound counts it.
+const NAME_OVERHEAD: usize = 64;
+/// How many notes may be open before nothing more is read from the client.
+const NOTES: usize = 4096;
 /// A name that no statement has on any server.
 const NOBODYS: &[u8] = b"nobody's: not prepared";
 
@@ -23,24 +29,36 @@ const NOBODYS: &[u8] = b"nobody's: not prepared";
 #[derive(Debug, Default)]
 pub struct Names(Option<Box<Named>>);
 
-type Named = HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>;
+#[derive(Debug, Default)]
+struct Named {
+    by_name: HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>,
+    /// What the names and the texts take, in bytes.
+    bytes: usize,
+}
 
 impl Names {
     fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.0.as_ref()?.get(key(name))
+        self.0.as_ref()?.by_name.get(key(name))
     }
 
     /// Gives a name to another statement, or to none: what it was before.
     fn set(&mut self, name: Box<[u8]>, statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
-        let Some(statement) = statement else {
-            let named = self.0.as_mut()?;
-            let before = named.remove(&name);
-            if named.is_empty() {
-                self.0 = None;
-            }
-            return before;
-        };
-        self.0.get_or_insert_default().insert(name, statement)
+        let named = self.0.get_or_insert_default();
+        let before = named.by_name.remove(&name);
+        named.bytes = named.bytes.saturating_sub(before.as_ref().map_or(0, |before| size(&name, before)));
+        if let Some(statement) = statement {
+            named.bytes = named.bytes.saturating_add(size(&name, &statement));
+            named.by_name.insert(name, statement);
+        }
+        if named.by_name.is_empty() {
+            self.0 = None;
+        }
+        before
+    }
+
+    /// Whether no more statements are to be remembered for the client.
+    fn is_full(&self) -> bool {
+        self.0.as_ref().is_some_and(|named| named.bytes >= NAMES)
     }
 
     /// Whether the client has a statement of this name.
@@ -49,19 +67,27 @@ impl Names {
     }
 
     fn mention(&self, id: u64) -> bool {
-        self.0.as_ref().is_some_and(|named| named.values().any(|statement| statement.id() == id))
+        self.0.as_ref().is_some_and(|named| named.by_name.values().any(|statement| statement.id() == id))
     }
 
     /// The client's name for a statement.
     pub fn name_of(&self, id: u64) -> Option<&[u8]> {
-        self.0.as_ref()?.iter().find(|(_, statement)| statement.id() == id).map(|(name, _)| &**name)
+        self.0.as_ref()?.by_name.iter().find(|(_, statement)| statement.id() == id).map(|(name, _)| &**name)
     }
 
     /// The client has dropped all its statements, but for those that it has prepared since.
     pub fn clear(&mut self, notes: &Notes) {
         let Some(named) = &mut self.0 else { return };
-        named.retain(|name, _| notes.open.iter().any(|note| note.name.as_ref().is_some_and(|(noted, _)| noted == name)));
+        named.by_name.retain(|name, _| notes.open.iter().any(|note| note.name.as_ref().is_some_and(|(noted, _)| noted == name)));
+        named.bytes = named.by_name.iter().map(|(name, statement)| size(name, statement)).sum();
+        if named.by_name.is_empty() {
+            self.0 = None;
+        }
     }
+}
+
+fn size(name: &[u8], statement: &Statement) -> usize {
+    name.len().saturating_add(statement.definition().len()).saturating_add(NAME_OVERHEAD)
 }
 
 fn key(name: &[u8]) -> &[u8] {
@@ -125,6 +151,11 @@ impl Notes {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.deallocating.is_none()
+    }
+
+    /// Whether so many are open that nothing more is to be read from the client.
+    pub fn is_full(&self) -> bool {
+        self.open.len() >= NOTES
     }
 
     /// The server has dropped one statement.
@@ -335,6 +366,9 @@ impl Clerk<'_> {
             self.note(Note::new(Show::Exists(name.into()), Server::Untouched));
             return Some(true);
         }
+        if self.names.is_full() {
+            return self.parse_long(piece).map(|()| false);
+        }
         let statement = self.known.intern(&self.settings.context(), definition, sql::session_state);
         let mut note = Note::new(Show::Say(b'1'), Server::Untouched);
         // What a transaction that may have failed says to a Parse only its server knows.
@@ -358,7 +392,7 @@ impl Clerk<'_> {
         Some(true)
     }
 
-    /// A Parse whose text is not all here.
+    /// A Parse whose text is not all here, or that is not to be remembered.
     fn parse_long(&mut self, piece: Piece<'_>) -> Option<()> {
         let name = message::describe(piece.bytes.get(4..)?).ok()?.1;
         if self.names.has(name) {
