@@ -68,6 +68,8 @@ pub struct Inspector {
     /// Statements with names are the proxy's business: they follow their client.
     renames: bool,
     remember: Option<Remember>,
+    /// There is something to be forgotten.
+    remembers: bool,
     /// A text drops all prepared statements.
     drops_statements: bool,
     /// What settings may have other values than when the lease began.
@@ -89,6 +91,11 @@ impl Inspector {
     /// At the beginning of a lease; `renames` says whether statements with names follow their client.
     pub fn new(renames: bool) -> Self {
         Self { renames, ..Self::default() }
+    }
+
+    /// At the beginning of a lease whose client has an unnamed statement that could be parsed again.
+    pub fn recall(&mut self) {
+        self.remembers = true;
     }
 
     /// From now on, or no longer, what would keep the server connection is to be allowed first.
@@ -168,7 +175,14 @@ impl Inspector {
 
     /// The server's session has been taken back to what it was.
     pub fn forget(&mut self) {
-        *self = Self { left: self.left, lasting: self.lasting, renames: self.renames, guards: self.guards, ..Self::default() };
+        *self = Self {
+            left: self.left,
+            lasting: self.lasting,
+            renames: self.renames,
+            guards: self.guards,
+            remembers: self.remembers,
+            ..Self::default()
+        };
     }
 
     /// Whether [`take_remember`](Self::take_remember) or [`take_drops`](Self::take_drops) have something to tell of the chunk that was read last.
@@ -229,6 +243,7 @@ impl Inspector {
                 }
                 if kind == b'P' && self.unnamed == Unnamed::Here {
                     self.remember = Some(Remember::Range(at + 6..at + total));
+                    self.remembers = true;
                 }
                 sent(kind);
                 at += total;
@@ -338,7 +353,10 @@ impl Inspector {
 
     fn forget_unnamed(&mut self) {
         self.unnamed = Unnamed::Absent;
-        self.remember = Some(Remember::Nothing);
+        if self.remembers {
+            self.remembers = false;
+            self.remember = Some(Remember::Nothing);
+        }
         self.unpin_unnamed();
     }
 
@@ -527,6 +545,8 @@ mod tests {
         assert_eq!((inspector.pin(), inspector.take_remember()), (None, None));
         read(&mut inspector, &[query("SELECT 1")]);
         assert_eq!(inspector.take_remember(), Some(Remember::Nothing), "a Query destroys it");
+        read(&mut inspector, &[query("SELECT 1")]);
+        assert!(!inspector.has_news(), "there is nothing to forget");
         assert_eq!(read(&mut Inspector::new(true), &[bind(""), sync()]), (Verdict::Rewrite(0), String::new()));
 
         let mut inspector = Inspector::new(true);

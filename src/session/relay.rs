@@ -77,6 +77,9 @@ impl<'a> Relay<'a> {
         client.watch.enter(Phase::Running, began);
         client.watch.set(|timing| timing.transaction_since = Some(began));
         let mut inspector = Inspector::new(client.watch.pool.mode != PoolMode::Session);
+        if !client.unnamed.is_empty() {
+            inspector.recall();
+        }
         inspector.guard(client.watch.strict || client.watch.tenant.borrow().max_pinned > 0);
         let mut relay = Self {
             client,
