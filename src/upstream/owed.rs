@@ -159,6 +159,10 @@ impl Owed {
     /// Whether the turn of a local answer has come; true once for each.
     #[inline]
     pub fn take_local(&mut self) -> bool {
+        if self.runs.front().is_some_and(|run| run.part == Part::CopyEnd) {
+            // Nothing before it could still begin the COPY that it ends.
+            self.drop_while(|part| part == Part::CopyEnd);
+        }
         let due = self.runs.front().is_some_and(|run| run.part == Part::Local);
         if due {
             self.pop();
@@ -246,6 +250,8 @@ impl Owed {
             self.doubtful = true;
         } else {
             self.pop();
+            // What the client ended when its COPY had failed already ends nothing.
+            self.drop_while(|part| part == Part::CopyEnd);
         }
     }
 

@@ -16,6 +16,10 @@ use crate::net::{Io, Portable};
 use crate::wire::message;
 use crate::wire::say;
 use crate::wire::scan::{Frames, Side};
+use crate::wire::sqlstate;
+
+/// How often a question is asked that the server cancels.
+const TRIES: u32 = 3;
 
 /// Everything of a server connection but its socket.
 #[derive(Debug)]
@@ -140,12 +144,17 @@ impl Server {
     ///
     /// Not cancel safe, as `run`.
     pub async fn ask(&mut self, sql: &[u8]) -> Result<Result<Vec<Vec<Option<Box<[u8]>>>>, ServerError>, Broken> {
-        self.send_query(sql).await?;
-        let mut answer = Vec::new();
-        let outcome = self.read_answer(|bytes| answer.extend_from_slice(bytes)).await?;
-        if let Err(refusal) = outcome {
-            return Ok(Err(refusal));
-        }
+        let mut tries = TRIES;
+        let answer = loop {
+            self.send_query(sql).await?;
+            let mut answer = Vec::new();
+            match self.read_answer(|bytes| answer.extend_from_slice(bytes)).await? {
+                Ok(()) => break answer,
+                // The session's own `statement_timeout` may be shorter than a busy server takes to answer.
+                Err(refusal) if tries > 1 && refusal.is(sqlstate::QUERY_CANCELED) => tries -= 1,
+                Err(refusal) => return Ok(Err(refusal)),
+            }
+        };
         let mut rows = Vec::new();
         let mut frames = Frames::default();
         let mut walk = frames.walk(Side::Server, &answer);

@@ -119,6 +119,21 @@ fn d2_a_local_answer_has_its_turn_among_the_others() {
 }
 
 #[test]
+fn f2_the_late_end_of_a_copy_holds_no_local_answer_up() {
+    for script in [">Q <G <E >dc <i", ">Q <G <E >dc", ">PBES <12G <E >dcS <ii"] {
+        let mut owed = Owed::default();
+        play(&mut owed, script);
+        owed.answer_locally();
+        owed.sent(b'S');
+        if !script.ends_with('i') {
+            assert!(!owed.take_local(), "{script}");
+            owed.received(b'Z', b'I');
+        }
+        assert!(owed.take_local(), "{script}");
+    }
+}
+
+#[test]
 fn d4_an_error_drops_what_was_noted_behind_it() {
     let mut owed = with_notes();
     assert_eq!(owed.received(b'E', 0), Answer::Fails);
