@@ -368,3 +368,23 @@ async fn tokio_postgres_copies_in_and_out_and_survives_its_errors() {
         assert_eq!(rows.len(), usize::try_from(ROWS).unwrap());
     }
 }
+
+#[tokio::test]
+async fn f2_a_copy_that_has_failed_keeps_no_server_for_what_still_comes() {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE TABLE numbers (n int); ALTER TABLE numbers OWNER TO app").await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let (mut wire, mut other) = (login(&proxy).await, login(&proxy).await);
+    let late = copy_data(&b"1\n".repeat(10_000));
+    for cut in [1, 7, 15_000] {
+        wire.send(&query(COPY_IN)).await;
+        while wire.read().await.tag != b'G' {}
+        wire.send(&[copy_data(b"nonsense\n"), late[..cut].to_vec()].concat()).await;
+        wire.expect_error("22P02").await;
+        wire.expect_ready(b'I').await;
+        // The client has nothing to ask: what it still sends nobody answers.
+        wire.send(&[&late[cut..], &copy_done()[..]].concat()).await;
+        assert_eq!(other.value("SELECT 'served'").await, "served", "cut at {cut}");
+        assert_eq!(wire.value("SELECT 'goes on'").await, "goes on", "cut at {cut}");
+    }
+}

@@ -59,6 +59,8 @@ pub struct Relay<'a> {
     server_has_bytes: bool,
     /// The server has said that it ends the session.
     pub(super) server_ends: bool,
+    /// All was answered when the client was not between two messages.
+    is_late: bool,
     /// Nothing has failed, and no transaction was left open by a batch.
     pub(super) is_straight: bool,
     /// The server has reported a setting.
@@ -93,6 +95,7 @@ impl<'a> Relay<'a> {
             pinned: None,
             server_has_bytes: false,
             server_ends: false,
+            is_late: false,
             is_straight: true,
             has_reported: false,
             edit: None,
@@ -166,6 +169,9 @@ impl<'a> Relay<'a> {
             moved |= read?;
         } else {
             moved |= self.drain_to_server(cx)?;
+        }
+        if self.is_late {
+            self.end_late()?;
         }
         Ok(moved)
     }
@@ -352,16 +358,34 @@ impl<'a> Relay<'a> {
         if shares && self.inspector.pin() != self.pinned {
             self.note_pin();
         }
-        if settled && shares {
-            if self.inspector.wants_examination() {
-                return Err(Stop::Examine);
-            }
-            if self.pinned.is_none() {
-                return Ok(true);
-            }
+        if settled && shares && self.may_end()? {
+            return Ok(true);
         }
+        self.is_late = !settled && !owes && status == Status::Idle;
         self.rest(status, owes, settled, now);
         Ok(false)
+    }
+
+    /// Whether a settled lease is over, or is to be examined first.
+    #[inline]
+    fn may_end(&self) -> Result<bool, Stop> {
+        if self.inspector.wants_examination() {
+            return Err(Stop::Examine);
+        }
+        Ok(self.pinned.is_none())
+    }
+
+    /// All is answered, but the last message of the client's, which nobody answers, was still on its way: the end of a COPY that had failed already (F2).
+    #[cold]
+    fn end_late(&mut self) -> Result<(), Stop> {
+        let state = &self.lease.server().state;
+        let is_over = state.owed.is_settled() && state.frames.at_edge() && self.inspector.at_edge();
+        if !is_over || !self.to_server.is_empty() {
+            return Ok(());
+        }
+        self.is_late = false;
+        let shares = self.client.watch.pool.mode != PoolMode::Session;
+        if shares && self.may_end()? { Err(Stop::Settled) } else { Ok(()) }
     }
 
     /// The lease goes on although the server has answered.
