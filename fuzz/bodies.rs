@@ -50,12 +50,15 @@ pub fn statement(text: &[u8]) {
     }
     let name = [b"SELECT 1 AS \"", &*doubled(text, b"\""), b"\" FROM t"].concat();
     let seen = session_state(&name);
-    let is_about_endings = seen.releases() || seen.deallocates();
+    let is_about_endings = seen.releases() || seen.deallocates() || seen.defines();
     assert!(seen.first_pin().is_none() && !seen.is_opaque() && !is_about_endings, "in a quoted name");
     let escaped = [b"SELECT E'", &*doubled(text, b"'\\"), b"'"].concat();
     assert!(session_state(&escaped).is_empty(), "in a literal");
 
     assert_eq!(sql::digest(&shifted), sql::digest(text), "the digest after a comment");
+    let traces = sql::routine(text);
+    assert!(traces.settings.is_sorted(), "names in order");
+    sql::mentions(text, |name| assert!(name.len() <= text.len(), "a word of the text"));
     if sql::deallocated(text).is_some() {
         assert!(effects.deallocates(), "what is deallocated is told");
     }

@@ -245,7 +245,7 @@ async fn min_idle_connections_are_there_before_any_client_and_stay() {
 async fn a_connection_that_gives_no_sign_of_life_is_replaced_before_a_client_has_it() {
     let pg = Postgres::start().await;
     let net = Faulty::to(pg.address()).await;
-    let options = Proxy::before_faulty(&net).set("upstreams.main.server_check_delay", "0s");
+    let options = Proxy::before_faulty(&net).set("upstreams.main.server_check_delay", "0s").set("upstreams.main.follow_functions", false);
     let proxy = options.set("upstreams.main.server_connect_timeout", "2s").start().await;
     let mut client = login(&proxy).await;
     let pid = client.value("SELECT pg_backend_pid()").await;

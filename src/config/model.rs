@@ -149,6 +149,8 @@ pub struct Upstream {
     pub settle_timeout: Duration,
     /// What the prepared statements on one connection may take, in bytes.
     pub prepared_statements: usize,
+    /// Whether the server is asked what its functions leave in a session.
+    pub follow_functions: bool,
     /// `application_name` where no client gives one.
     pub application_name: String,
     /// How verifiers of users who are not listed are asked for.

@@ -93,7 +93,12 @@ pub fn make_upstream(
 
 /// An upstream's timeouts.
 pub fn times(upstream: &config::Upstream) -> Times {
-    Times { check_after: upstream.server_check_delay, settle: upstream.settle_timeout, prepared_bytes: upstream.prepared_statements }
+    Times {
+        check_after: upstream.server_check_delay,
+        settle: upstream.settle_timeout,
+        prepared_bytes: upstream.prepared_statements,
+        follow_functions: upstream.follow_functions,
+    }
 }
 
 /// TLS toward clients, as configured.

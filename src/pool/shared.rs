@@ -15,7 +15,8 @@ use crate::admission::Limits;
 use crate::auth::KeyCache;
 use crate::config::PoolMode;
 use crate::metrics::UpstreamNumbers;
-use crate::upstream::{Broken, Login, SharedSettings, Statements, Target};
+use crate::net::now;
+use crate::upstream::{Broken, Functions, Login, SharedSettings, Statements, Target};
 use crate::wire::startup::Replication;
 
 /// How many derived keys are remembered for logging in to servers; each saves a millisecond.
@@ -65,12 +66,16 @@ pub struct Times {
     pub settle: Duration,
     /// What the statements that are kept prepared on one connection may take, in bytes.
     pub prepared_bytes: usize,
+    /// Whether the server is asked what its functions leave in a session.
+    pub follow_functions: bool,
 }
 
 #[derive(Debug, Default)]
 struct Directory {
     by_key: HashMap<PoolKey, Arc<Pool>, foldhash::fast::RandomState>,
     by_id: Vec<Arc<Pool>>,
+    /// By the name that the server knows a database by.
+    functions: HashMap<Vec<u8>, Arc<Functions>, foldhash::fast::RandomState>,
 }
 
 /// The connections of one (database, user).
@@ -92,6 +97,8 @@ pub struct Pool {
     pub settings: SharedSettings,
     /// The statements that its clients have prepared.
     pub statements: Statements,
+    /// What calling its database's functions leaves in a session.
+    pub functions: Arc<Functions>,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -134,15 +141,19 @@ impl Upstream {
             return Arc::clone(pool);
         }
         let id = self.ledger.lock().add_pool(keep);
+        let login = login();
+        let functions = directory.functions.entry(login.dbname.clone()).or_insert_with(|| Arc::new(Functions::new(now())));
+        let functions = Arc::clone(functions);
         let pool = Arc::new(Pool {
             id,
             key: key.clone(),
             upstream: Arc::clone(self),
             mode,
-            login: ArcSwap::from_pointee(login()),
+            login: ArcSwap::from_pointee(login),
             profiles: Mutex::default(),
             settings: SharedSettings::default(),
             statements: Statements::default(),
+            functions,
             failure: Mutex::default(),
         });
         directory.by_key.insert(key.clone(), Arc::clone(&pool));

@@ -121,7 +121,7 @@ impl Relay<'_> {
         }
         self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(self.began));
         self.end_edit();
-        End::Examine(Box::new(Change { lease: self.lease, examination, pin, is_certain: self.is_straight, at }))
+        End::Examine(Box::new(Change { lease: self.lease, examination, pin, is_certain: self.is_straight, version: self.version, at }))
     }
 
     #[cold]

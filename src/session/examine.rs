@@ -16,7 +16,7 @@ use super::relay::First;
 use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Lease;
-use crate::upstream::{Broken, Reported, Server, Settings};
+use crate::upstream::{Broken, Known, Reported, Server, Settings};
 use crate::wire::say;
 use crate::wire::sql::{PinReason, Touched};
 
@@ -37,6 +37,8 @@ pub struct Change {
     pub pin: Option<Pin>,
     /// Whether all that the texts say has happened: nothing has failed, and nothing was inside a transaction that could be undone.
     pub is_certain: bool,
+    /// Which version of what is known of the database's functions it went by.
+    pub version: u64,
     /// When the last answer came.
     pub at: Instant,
 }
@@ -60,16 +62,21 @@ impl Client {
     /// Finds out what a lease has left in its session. The server connection goes back, or stays with the client that has left something there. False where it cannot
     /// be found out: the client's next server would not be what it believes.
     pub(super) async fn examine(&mut self, change: Change) -> bool {
-        let Change { mut lease, examination, pin, is_certain, at } = change;
+        let Change { mut lease, examination, pin, is_certain, version, at } = change;
         let limit = lease.pool().upstream.times.load().settle;
+        // As far as is known: only what the functions do was to be asked.
+        let leaves_nothing = examination.is_empty() && pin.is_none();
         let worker = Rc::clone(&self.worker);
-        let found = worker.clock.within(limit, self.find_out(lease.server_mut(), examination, is_certain)).await;
+        let found = worker.clock.within(limit, self.find_out(lease.server_mut(), examination, is_certain, version)).await;
         let (told, pins) = match found.unwrap_or(Err(Broken::TimedOut(limit))) {
             Ok(found) => found,
             Err(why) => {
                 tracing::info!(%why, "a server connection broke while it was asked what its client has left, and is closed");
                 drop(lease);
                 self.pin_slot = None;
+                if leaves_nothing {
+                    return true;
+                }
                 self.say_fault(&Fault::ServerLost, true).await;
                 return false;
             }
@@ -84,10 +91,26 @@ impl Client {
         told.is_empty() || self.say(&told).await
     }
 
-    async fn find_out(&mut self, server: &mut Server, examination: Examination, is_certain: bool) -> Result<(BytesMut, Pins), Broken> {
-        let Examination { touched, pins, asks_for_pins, cleared } = examination;
+    async fn find_out(
+        &mut self,
+        server: &mut Server,
+        examination: Examination,
+        is_certain: bool,
+        version: u64,
+    ) -> Result<(BytesMut, Pins), Broken> {
+        let Examination { mut touched, pins, mut asks_for_pins, cleared } = examination;
         let mut told = BytesMut::new();
         let mut is_certain = is_certain;
+        self.learn_functions(server).await?;
+        let (now, known) = self.watch.pool.functions.known();
+        if version != now
+            && let Some(known) = known
+        {
+            // It did not know of them.
+            let traces = known.all();
+            asks_for_pins |= traces.is_hidden;
+            touched.get_or_insert_default().add(traces.into());
+        }
         if let Some(touched) = touched {
             is_certain &= !touched.has_transaction;
             told = self.learn_settings(server, &touched, is_certain).await?;
@@ -104,6 +127,26 @@ impl Client {
             }
         }
         Ok((told, left))
+    }
+
+    /// Asks what the database's functions leave, where it is time to.
+    async fn learn_functions(&self, server: &mut Server) -> Result<(), Broken> {
+        let functions = &self.watch.pool.functions;
+        let Some(turn) = functions.turn(now()) else { return Ok(()) };
+        if !self.watch.pool.upstream.times.load().follow_functions {
+            functions.learn(&turn, Known::default(), now());
+            return Ok(());
+        }
+        let known = match Known::ask(server).await? {
+            Ok(known) => known,
+            Err(refusal) => {
+                let why = Broken::Refused(refusal);
+                tracing::warn!(upstream = self.watch.pool.upstream.name, %why, "the server does not tell what its functions leave in a session");
+                Known::default()
+            }
+        };
+        functions.learn(&turn, known, now());
+        Ok(())
     }
 
     /// Reads the settings and puts them down, at the client and at the server; what the client is to be told of them is the outcome.

@@ -4,7 +4,10 @@
 //! held back until it is whole, so that the server never holds half of a small one; of what is larger than [`HELD`] so many bytes are awaited, which hold its
 //! names, and the rest streams through. A Parse with a name is awaited up to [`STATEMENT`] bytes: whatever server its client gets must be told it again.
 
+use std::sync::Arc;
+
 use super::pins::{Examination, Pin, Pins};
+use crate::upstream::Known;
 use crate::wire::Malformed;
 use crate::wire::message;
 use crate::wire::scan::{Side, body_length};
@@ -39,7 +42,7 @@ pub enum Remember {
     /// There is none any more that could be parsed again.
     Nothing,
     /// What its Parse says, behind the name, is in this range of the chunk.
-    Range(std::ops::Range<usize>),
+    Range(std::ops::Range<u32>),
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
@@ -74,6 +77,10 @@ pub struct Inspector {
     drops_statements: bool,
     /// What settings may have other values than when the lease began.
     touched: Option<Box<Touched>>,
+    /// The functions that leave something in the session that calls them.
+    functions: Option<Arc<Known>>,
+    /// A text may have made another.
+    defines: bool,
 }
 
 /// What is to be done with a chunk.
@@ -96,6 +103,23 @@ impl Inspector {
     /// At the beginning of a lease whose client has an unnamed statement that could be parsed again.
     pub fn recall(&mut self) {
         self.remembers = true;
+    }
+
+    /// The same where the database has functions that leave something.
+    #[must_use]
+    pub fn with_functions(self, functions: Option<Arc<Known>>) -> Self {
+        Self { functions, ..self }
+    }
+
+    /// Whether every statement with a name has to be looked at when it runs.
+    pub fn looks_for_calls(&self) -> bool {
+        self.functions.is_some()
+    }
+
+    /// Whether what is known of the database's functions may not hold any more.
+    #[inline]
+    pub fn defines(&self) -> bool {
+        self.defines
     }
 
     /// From now on, or no longer, what would keep the server connection is to be allowed first.
@@ -181,6 +205,8 @@ impl Inspector {
             renames: self.renames,
             guards: self.guards,
             remembers: self.remembers,
+            defines: self.defines,
+            functions: self.functions.take(),
             ..Self::default()
         };
     }
@@ -242,7 +268,7 @@ impl Inspector {
                     return Ok(Verdict::Rewrite(at));
                 }
                 if kind == b'P' && self.unnamed == Unnamed::Here {
-                    self.remember = Some(Remember::Range(at + 6..at + total));
+                    self.remember = Some(Remember::Range(narrow(at + 6)..narrow(at + total)));
                     self.remembers = true;
                 }
                 sent(kind);
@@ -383,7 +409,7 @@ impl Inspector {
         if !whole {
             self.dirty = true;
         }
-        if !effects.is_empty() {
+        if !effects.is_empty() || self.functions.is_some() {
             self.expect(effects, text, whole);
         }
         effects
@@ -400,6 +426,8 @@ impl Inspector {
             self.cleared.add(Pin::Sql(PinReason::Setting));
         }
         self.releases |= effects.releases() || effects.resets_settings();
+        self.defines |= effects.defines();
+        self.note_calls(text);
         let follows = effects.changes_settings() && whole && self.renames && self.touch(effects, text);
         self.hidden |= effects.is_opaque();
         self.dirty |= effects.changes_settings() && !follows;
@@ -408,6 +436,17 @@ impl Inspector {
                 self.digest = sql::digest(text);
             }
             self.hold(Pin::Sql(reason));
+        }
+    }
+
+    /// Notes what the functions may leave that a text calls.
+    #[inline]
+    fn note_calls(&mut self, text: &[u8]) {
+        if let Some(functions) = &self.functions
+            && let Some(traces) = functions.traces(text)
+        {
+            self.hidden |= traces.is_hidden;
+            self.touched.get_or_insert_default().add(traces.into());
         }
     }
 
@@ -420,6 +459,11 @@ impl Inspector {
         self.touched.get_or_insert_default().add(touched);
         is_known
     }
+}
+
+/// A place in a chunk.
+fn narrow(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

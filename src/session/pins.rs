@@ -178,6 +178,13 @@ pub struct Examination {
     pub cleared: Pins,
 }
 
+impl Examination {
+    /// Whether nothing is known to be left, and nothing is to be asked.
+    pub fn is_empty(&self) -> bool {
+        self.touched.is_none() && self.pins.is_empty() && !self.asks_for_pins
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

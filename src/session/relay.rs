@@ -67,6 +67,8 @@ pub struct Relay<'a> {
     pub(super) has_reported: bool,
     /// What is changed in the server's answers.
     pub(super) edit: Option<Box<Edit>>,
+    /// Which version of what is known of the database's functions it goes by.
+    pub(super) version: u64,
     /// It was over before it had begun.
     stopped: Option<Stop>,
 }
@@ -78,7 +80,9 @@ impl<'a> Relay<'a> {
         let Some((lease, first, began)) = client.leased.take() else { unreachable!("whoever begins has a lease") };
         client.watch.enter(Phase::Running, began);
         client.watch.set(|timing| timing.transaction_since = Some(began));
-        let mut inspector = Inspector::new(client.watch.pool.mode != PoolMode::Session);
+        let shares = client.watch.pool.mode != PoolMode::Session;
+        let (version, functions) = if shares { client.watch.pool.functions.known() } else { (0, None) };
+        let mut inspector = Inspector::new(shares).with_functions(functions);
         if !client.unnamed.is_empty() {
             inspector.recall();
         }
@@ -100,6 +104,7 @@ impl<'a> Relay<'a> {
             has_reported: false,
             edit: None,
             stopped: None,
+            version,
         };
         let begun = match first {
             First::Scratch(count) => with_scratch(|scratch| relay.send_first(&scratch[..count])),
@@ -289,6 +294,10 @@ impl<'a> Relay<'a> {
                 match frame.kind {
                     b'Z' => {
                         answered += 1;
+                        if frame.status == b'I' && self.inspector.defines() {
+                            // Before its client can tell anybody.
+                            self.client.watch.pool.functions.changed();
+                        }
                         self.is_straight &= frame.status == b'I';
                     }
                     b'C' if drops_statements(frame.body) => forget_statements(self.edit.as_deref(), &mut self.client.names, prepared),
@@ -369,7 +378,8 @@ impl<'a> Relay<'a> {
     /// Whether a settled lease is over, or is to be examined first.
     #[inline]
     fn may_end(&self) -> Result<bool, Stop> {
-        if self.inspector.wants_examination() {
+        let functions = &self.client.watch.pool.functions;
+        if self.inspector.wants_examination() || self.pinned.is_none() && functions.is_due(self.version, self.began) {
             return Err(Stop::Examine);
         }
         Ok(self.pinned.is_none())

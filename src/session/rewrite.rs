@@ -205,7 +205,7 @@ impl Relay<'_> {
         if let Some(remember) = self.inspector.take_remember() {
             self.client.unnamed.clear();
             if let Remember::Range(range) = remember {
-                self.client.unnamed.extend_from_slice(&bytes[range]);
+                self.client.unnamed.extend_from_slice(&bytes[range.start as usize..range.end as usize]);
             }
         }
         if self.inspector.take_drops() {
@@ -288,6 +288,7 @@ impl Relay<'_> {
             known: &pool.statements,
             settings: &self.client.settings,
             bound: pool.upstream.times.load().prepared_bytes,
+            tells_all: self.inspector.looks_for_calls(),
             out,
         };
         let body = piece.bytes.get(5..).unwrap_or_default();
@@ -425,6 +426,9 @@ impl Relay<'_> {
                 b'Z' => {
                     answered += 1;
                     self.is_straight &= frame.status == b'I';
+                    if frame.status == b'I' && self.inspector.defines() {
+                        self.client.watch.pool.functions.changed();
+                    }
                     edit.notes.ready();
                 }
                 b'C' if frame.body == b"DEALLOCATE\0" => edit.notes.deallocated(&mut self.client.names),

@@ -242,6 +242,8 @@ pub struct Clerk<'a> {
     pub settings: &'a Settings,
     /// What the statements on the server may take, in bytes.
     pub bound: usize,
+    /// Whether it is told also which statement is run that has no effects.
+    pub tells_all: bool,
     /// The bytes for the server.
     pub out: &'a mut Vec<u8>,
 }
@@ -260,7 +262,7 @@ pub struct Piece<'a> {
 pub enum Rewritten {
     /// No more than it says.
     AsItIs,
-    /// This statement is going to be run, and has effects.
+    /// This statement is going to be run, and may have effects.
     Runs(Arc<Statement>),
     /// The client's statement is on this server and can be on no other.
     OnlyHere,
@@ -435,7 +437,7 @@ impl Clerk<'_> {
         self.name_here(&statement).write(&mut server_name);
         self.rename(piece, at, name, &server_name);
         self.owed.sent(kind);
-        Some(if statement.effects().is_empty() { Rewritten::AsItIs } else { Rewritten::Runs(statement) })
+        Some(if statement.effects().is_empty() && !self.tells_all { Rewritten::AsItIs } else { Rewritten::Runs(statement) })
     }
 
     /// A Close of a statement with a name: the server need not know.

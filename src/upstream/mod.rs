@@ -2,6 +2,7 @@
 
 mod broken;
 mod conversation;
+mod functions;
 mod login;
 mod owed;
 mod prepared;
@@ -10,6 +11,7 @@ mod settings;
 mod target;
 
 pub use broken::{Broken, ServerError};
+pub use functions::{Functions, Known, Turn};
 pub use login::{Card, Fresh, Reported, cancel, open};
 pub use owed::{Answer, Owed};
 pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements};

@@ -144,7 +144,7 @@ fn call(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// An escape string, which means the same whatever `standard_conforming_strings` is.
-fn literal(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn literal(bytes: &[u8]) -> Vec<u8> {
     let mut quoted = b"E'".to_vec();
     for byte in bytes {
         if matches!(byte, b'\'' | b'\\') {

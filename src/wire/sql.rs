@@ -3,10 +3,11 @@
 //!
 //! The reader knows the words and the shape of statements, never their full grammar, and errs on the side of caution: what
 //! the text can tell it does not miss, and now and then it names a reason where nothing is left. What no text tells is not
-//! its business: functions, triggers and rules that set or lock something inside. It allocates nothing, and takes time in
+//! its business: what functions set or lock inside, which [`routine`] reads of their bodies. It allocates nothing, and takes time in
 //! proportion to the text.
 
 mod reader;
+mod routine;
 mod settings;
 mod tokens;
 mod words;
@@ -16,6 +17,7 @@ mod tests;
 
 use std::ops::Range;
 
+pub use routine::{Traces, mentions, routine};
 pub use settings::{Touched, settings};
 
 use reader::Reader;
@@ -108,6 +110,7 @@ pub struct Effects {
     deallocates: bool,
     lists_statements: bool,
     releases: bool,
+    defines: bool,
 }
 
 impl Effects {
@@ -129,6 +132,11 @@ impl Effects {
     /// Whether the text may take back something that the session was left: DROP, UNLISTEN, CLOSE, DEALLOCATE, DISCARD, the release of an advisory lock.
     pub const fn releases(self) -> bool {
         self.releases
+    }
+
+    /// Whether the text may make a function, or something that calls one: CREATE, but of temporary things and of tables.
+    pub const fn defines(self) -> bool {
+        self.defines
     }
 
     /// Whether the text may show which statements are prepared: `pg_prepared_statements`.
@@ -185,6 +193,7 @@ impl Effects {
             deallocates: self.deallocates || other.deallocates,
             lists_statements: self.lists_statements || other.lists_statements,
             releases: self.releases || other.releases,
+            defines: self.defines || other.defines,
         }
     }
 

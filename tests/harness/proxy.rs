@@ -43,7 +43,8 @@ impl Proxy {
 
     /// A proxy in front of a scripted server.
     pub fn before_script(script: &Script) -> ProxyOptions {
-        Self::upstream_port(script.port())
+        // Which knows no answer to a question of the proxy's own.
+        Self::upstream_port(script.port()).set("upstreams.main.follow_functions", false)
     }
 
     /// A proxy that reaches its server through a faulty network.

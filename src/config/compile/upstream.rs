@@ -46,6 +46,7 @@ impl Compiling<'_, '_> {
                     "write a time such as \"5s\": a vanished client's server must come back or be closed",
                 ),
                 prepared_statements: usize::try_from(written.prepared_statements.0).unwrap_or(usize::MAX),
+                follow_functions: written.follow_functions,
                 application_name: written.application_name.clone(),
                 auth_query: self.auth_query(&at, written),
                 tls,

@@ -75,6 +75,12 @@ pub struct UpstreamSettings {
     ///
     /// applies: at once
     pub prepared_statements: ByteSize,
+    /// Whether the server is asked, once a minute and after CREATE, which of a database's own functions set something in the session that calls them
+    /// (`set_config` in a body, say), and which views and triggers call those. What they set then follows its client; where this is off it may be seen by others.
+    /// For servers that are not PostgreSQL.
+    ///
+    /// applies: at once
+    pub follow_functions: bool,
     /// The `application_name` of the proxy's own connections, and of a client's that has none itself.
     ///
     /// applies: next connection
@@ -129,6 +135,7 @@ impl Default for UpstreamSettings {
             server_check_delay: Period::secs(30),
             settle_timeout: Period::secs(5),
             prepared_statements: ByteSize(256 << 10),
+            follow_functions: true,
             application_name: "pgweir".to_owned(),
             auth_query: AUTH_QUERY.to_owned(),
             auth_user: None,

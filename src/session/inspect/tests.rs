@@ -115,7 +115,7 @@ fn c10_an_unnamed_statement_of_another_batch_is_remembered_or_pins() {
     let message = parse("", "SELECT 1");
     read(&mut inspector, &[query("SELECT 1"), message.clone(), sync()]);
     let at = query("SELECT 1").len();
-    assert_eq!(inspector.take_remember(), Some(Remember::Range(at + 6..at + message.len())));
+    assert_eq!(inspector.take_remember(), Some(Remember::Range(narrow(at + 6)..narrow(at + message.len()))));
     assert_eq!((inspector.pin(), inspector.take_remember()), (None, None));
     read(&mut inspector, &[query("SELECT 1")]);
     assert_eq!(inspector.take_remember(), Some(Remember::Nothing), "a Query destroys it");

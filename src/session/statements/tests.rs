@@ -211,6 +211,7 @@ impl Proxy {
         } else {
             let mut out = Vec::new();
             let mut clerk = Clerk {
+                tells_all: false,
                 names: &mut self.names,
                 notes: &mut self.notes,
                 owed,

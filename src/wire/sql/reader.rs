@@ -180,8 +180,9 @@ impl<'a> Reader<'a> {
 
             (Expect::Persistence, Word::Or | Word::Local) => next = Expect::Persistence,
             (Expect::Persistence, Word::Temp) => self.makes_temp = true,
+            (Expect::Persistence, _) => effects.defines = !makes_only_data(token),
 
-            (Expect::Discard | Expect::Close | Expect::Persistence | Expect::Body, _) => {}
+            (Expect::Discard | Expect::Close | Expect::Body, _) => {}
         }
         self.expect = next;
     }
@@ -302,6 +303,12 @@ impl<'a> Reader<'a> {
         }
         self.read_body(token, word);
     }
+}
+
+/// Behind CREATE: what calls no function, or hardly ever.
+fn makes_only_data(token: Token<'_>) -> bool {
+    let data: [&[u8]; 6] = [b"table", b"index", b"unique", b"unlogged", b"sequence", b"type"];
+    matches!(token, Token::Word(word) if data.iter().any(|kind| word.eq_ignore_ascii_case(kind)))
 }
 
 fn names_temp_schema(token: Token<'_>) -> bool {

@@ -3,6 +3,7 @@
 //! Read only where [`session_state`](super::session_state) says that there are any: it may take its time, and it may err by naming too many, for whoever is told
 //! asks the server for their values.
 
+use super::routine::{Traces, inside, routine};
 use super::tokens::{Backslash, Token, Tokens};
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
@@ -61,6 +62,12 @@ impl Touched {
     }
 }
 
+impl From<Traces> for Touched {
+    fn from(traces: Traces) -> Self {
+        Self { set: traces.settings, is_hidden: traces.is_hidden, ..Self::default() }
+    }
+}
+
 /// Settings that describe the transaction, and end with it.
 const OF_THE_TRANSACTION: [&[u8]; 3] = [b"transaction_isolation", b"transaction_read_only", b"transaction_deferrable"];
 
@@ -116,6 +123,8 @@ impl<'a> Walk<'a> {
             if self.is("all") {
                 self.found.reset_all();
             }
+        } else if self.takes(&["do"]) {
+            self.block();
         } else if ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare"]
             .iter()
             .any(|word| self.is(word))
@@ -130,6 +139,17 @@ impl<'a> Walk<'a> {
                 Some(Token::Quoted(b"set_config")) => self.set_config(),
                 Some(_) => self.step(),
             }
+        }
+    }
+
+    /// What DO runs: the names that it says are better than none.
+    fn block(&mut self) {
+        if self.takes(&["language"]) {
+            self.step();
+        }
+        let written = self.text.get(self.from..self.to).unwrap_or_default();
+        if self.ahead == Some(Token::Literal) {
+            routine(inside(written)).settings.into_iter().for_each(|name| self.found.note(name, false));
         }
     }
 
@@ -241,6 +261,11 @@ impl<'a> Walk<'a> {
         self.step();
         let name = self.literal().map(<[u8]>::to_ascii_lowercase);
         self.step();
+        // `'a'::text`, as the server writes it.
+        while self.ahead == Some(Token::Mark(b':')) {
+            self.step();
+        }
+        self.takes(&["text"]);
         match name {
             Some(name) if self.ahead == Some(Token::Mark(b',')) => self.note(name, false),
             _ => self.found.is_unknown = true,
@@ -300,6 +325,7 @@ mod tests {
         sets("SET a = 1; SELECT 1; SET b = 'x;SET c = 1'; SET d TO 2;", "a b d");
         sets("SELECT set_config('work_mem', '3MB', false)", "work_mem");
         sets("SELECT pg_catalog.\"set_config\"( 'app.a' , $1, false), set_config('app.B', $2, $3)", "app.a app.b");
+        sets("SELECT set_config('app.a'::text, 'x'::text, false)", "app.a");
     }
 
     #[test]
@@ -356,6 +382,13 @@ mod tests {
         ] {
             assert!(settings(sql.as_bytes()).is_unknown, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_block_says_some_names() {
+        sets("DO $$ BEGIN SET app.a = 1; PERFORM set_config('b', 'c', false); END $$", "app.a b");
+        sets("DO LANGUAGE plpgsql 'BEGIN SET a = 1; END'", "a");
+        sets("DO 'BEGIN EXECUTE q; END'", "");
     }
 
     #[test]
