@@ -8,7 +8,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::frames::query;
-use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Wire, eventually, in_time};
+use harness::{Faulty, PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Way, Wire, eventually, in_time};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -120,6 +120,23 @@ async fn a_transaction_that_does_not_end_is_cut_off_before_the_time_is_over() {
     assert!(last.iter().any(|frame| frame.tag == b'E' && ServerError::read(&frame.body).code() == "57P01"), "{}", endless.transcript());
     eventually("no server connection is left", PATIENCE, async || pg.backends("app").await == 0).await;
     assert_eq!(pg.value("SELECT count(*) FROM entries").await, "0");
+}
+
+#[tokio::test]
+async fn what_is_cut_off_is_cancelled_also_over_a_slow_network() {
+    let pg = Postgres::start().await;
+    let net = Faulty::to(pg.address()).await;
+    let options = Proxy::before_faulty(&net).set("process.shutdown_grace", "0s");
+    let mut proxy = options.set("process.shutdown_timeout", "1s").start().await;
+    let mut running = login(&proxy).await;
+    running.send(&query("SELECT pg_sleep(60)")).await;
+    eventually("it runs", PATIENCE, async || pg.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'").await == "1")
+        .await;
+    // The cancel is on its way for longer than its client takes to leave.
+    net.delay(Way::Onward, Duration::from_millis(100));
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait_exit().await.code(), Some(0));
+    eventually("no server connection is left", PATIENCE, async || pg.backends("app").await == 0).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use crate::session::{House, Mail};
 
 /// How often it is looked whether something is still under way.
 const LOOK: Duration = Duration::from_millis(20);
+/// What is left, behind the end of the time, for what was cut off to be cancelled and rolled back: its server does not notice by itself that nobody waits for it.
+const CUT: Duration = Duration::from_secs(1);
 /// What is left for idle clients to hear that this was all.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -38,15 +40,16 @@ pub async fn drain(house: &Arc<House>, workers: &Workers, graceful: bool) {
     tracing::info!(clients = house.clients(), "draining: no new clients, open transactions finish");
     until(deadline.checked_sub(LAST).unwrap_or(began), || !is_busy(house)).await;
     house.tell_all(|| Mail::Drain);
-    until(deadline, || house.clients() == 0).await;
+    let is_over = || house.clients() == 0 && !is_busy(house);
+    until(deadline, is_over).await;
     if house.clients() > 0 {
         tracing::warn!(clients = house.clients(), "the time to drain is over: the clients that are left are cut off");
         house.tell_all(|| Mail::Kill);
-        until(deadline + LOOK * 10, || house.clients() == 0).await;
     }
+    until(deadline + CUT, is_over).await;
 }
 
-/// Whether some client has a server connection or waits for one.
+/// Whether some client has a server connection, waits for one, or has left one that is still put in order.
 fn is_busy(house: &House) -> bool {
     house.upstreams().iter().any(|upstream| upstream.ledger.lock().is_busy())
 }

@@ -134,7 +134,7 @@ impl Ledger {
         self.waiting
     }
 
-    /// Whether some client has a connection or waits for one.
+    /// Whether some client has a connection, waits for one, or has left one that is still put in order.
     pub fn is_busy(&self) -> bool {
         self.waiting > 0 || self.servers.iter().any(|(_, book)| matches!(book.state, State::Leased(_) | State::Mending(_)))
     }

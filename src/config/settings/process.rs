@@ -22,8 +22,8 @@ pub struct ProcessSettings {
     ///
     /// applies: at once
     pub shutdown_grace: Period,
-    /// After SIGTERM: when to leave, whatever is still open. Must be longer than `shutdown_grace`, and shorter than what the platform allows before it kills
-    /// (30 s on ECS and Kubernetes unless told otherwise).
+    /// After SIGTERM: when to leave, whatever is still open; what is cut off then is cancelled at its server, which may take a second more. Must be longer than
+    /// `shutdown_grace`, and shorter than what the platform allows before it kills (30 s on ECS and Kubernetes unless told otherwise).
     ///
     /// applies: at once
     pub shutdown_timeout: Period,
