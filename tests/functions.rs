@@ -144,6 +144,25 @@ async fn i8_what_leaves_nothing_costs_nothing() {
     assert_eq!(log.len() - before, 10, "{:?}", &log[before..]);
 }
 
+#[tokio::test]
+async fn a_catalogue_that_does_not_answer_ends_no_session() {
+    let pg = Postgres::start().await;
+    pg.sql(SCHEMA).await;
+    let locker = pg.superuser("app").await.unwrap();
+    locker.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_policy").await.unwrap();
+    let proxy = Proxy::new(&pg).set("upstreams.main.settle_timeout", "1s").start().await;
+    let mut wire = login(&proxy).await;
+    assert_eq!(wire.value("SELECT 'here'").await, "here");
+    proxy.logged("does not tell what its functions leave").await;
+    // It is asked again when some time has passed, and not at every transaction.
+    for _ in 0..3 {
+        assert_eq!(wire.value("SELECT 'still here'").await, "still here");
+    }
+    let complaints = proxy.log_lines().iter().filter(|line| line.contains("does not tell what its functions leave")).count();
+    assert_eq!(complaints, 1);
+    locker.batch_execute("COMMIT").await.unwrap();
+}
+
 /// The statements that the server has been asked for.
 fn statements(pg: &Postgres) -> Vec<String> {
     pg.log().lines().filter(|line| line.contains("statement:") || line.contains("execute ")).map(str::to_owned).collect()

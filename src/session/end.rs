@@ -119,6 +119,9 @@ impl Relay<'_> {
         if pin.is_some() {
             self.note_pin();
         }
+        if self.has_reported && examination.is_empty() {
+            self.lease.learn();
+        }
         self.client.watch.tenant.borrow().numbers.lease.observe(at.saturating_duration_since(self.began));
         self.end_edit();
         End::Examine(Box::new(Change { lease: self.lease, examination, pin, is_certain: self.is_straight, version: self.version, at }))

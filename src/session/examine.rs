@@ -133,20 +133,27 @@ impl Client {
     async fn learn_functions(&self, server: &mut Server) -> Result<(), Broken> {
         let functions = &self.watch.pool.functions;
         let Some(turn) = functions.turn(now()) else { return Ok(()) };
-        if !self.watch.pool.upstream.times.load().follow_functions {
-            functions.learn(&turn, Known::default(), now());
+        let upstream = &self.watch.pool.upstream;
+        let times = upstream.times.load();
+        if !times.follow_functions {
+            functions.learn(&turn, Some(Known::default()), now());
             return Ok(());
         }
-        let known = match Known::ask(server).await? {
-            Ok(known) => known,
-            Err(refusal) => {
-                let why = Broken::Refused(refusal);
-                tracing::warn!(upstream = self.watch.pool.upstream.name, %why, "the server does not tell what its functions leave in a session");
-                Known::default()
-            }
+        let limit = times.settle / 2;
+        let answer = self.worker.clock.within(limit, Box::pin(Known::ask(server))).await.unwrap_or(Err(Broken::TimedOut(limit)));
+        let (known, outcome) = match answer {
+            Ok(Ok(known)) => (Some(known), Ok(())),
+            Ok(Err(refusal)) => (None, Err(Broken::Refused(refusal))),
+            Err(why) => (None, Err(why)),
         };
         functions.learn(&turn, known, now());
-        Ok(())
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(why) => {
+                tracing::warn!(upstream = upstream.name, %why, "the server does not tell what its functions leave in a session");
+                if matches!(why, Broken::Refused(_)) { Ok(()) } else { Err(why) }
+            }
+        }
     }
 
     /// Reads the settings and puts them down, at the client and at the server; what the client is to be told of them is the outcome.

@@ -228,11 +228,13 @@ impl Functions {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Puts down what a server has answered.
-    pub fn learn(&self, turn: &Turn, known: Known, now: Instant) {
+    /// Puts down what a server has answered; without an answer, what was known is good for a while longer.
+    pub fn learn(&self, turn: &Turn, known: Option<Known>, now: Instant) {
         let good_for = now.saturating_duration_since(turn.began).saturating_mul(PATIENCE).as_secs().max(GOOD_FOR);
         self.due.store(self.seconds(now).saturating_add(good_for), Ordering::Relaxed);
-        if self.known.load().as_deref() != Some(&known) {
+        if let Some(known) = known
+            && self.known.load().as_deref() != Some(&known)
+        {
             let has_any = !known.is_empty();
             self.known.store(Some(Arc::new(known)));
             self.has_any.store(has_any, Ordering::Release);
@@ -306,22 +308,24 @@ mod tests {
         let functions = Functions::new(start);
         let (none, turn) = (functions.version(), functions.turn(start).unwrap());
         assert!(functions.is_due(none, start) && functions.turn(start).is_some());
-        functions.learn(&turn, known(&[("a", "b")]), start);
+        functions.learn(&turn, Some(known(&[("a", "b")])), start);
         let (version, names) = functions.known();
         assert!(names.is_some() && functions.is_due(none, start) && !functions.is_due(version, start) && functions.turn(start).is_none());
         let later = start + Duration::from_secs(GOOD_FOR);
         let turn = functions.turn(later).unwrap();
         assert!(functions.turn(later).is_none());
-        functions.learn(&turn, known(&[("a", "b")]), later);
+        functions.learn(&turn, Some(known(&[("a", "b")])), later);
         assert_eq!(functions.version(), version, "nothing is new");
+        functions.learn(&turn, None, later);
+        assert!(functions.known().1.is_some(), "no answer is no news");
         functions.changed();
         let (early, late) = (functions.turn(later).unwrap(), functions.turn(later).unwrap());
         functions.changed();
-        functions.learn(&early, Known::default(), later);
+        functions.learn(&early, Some(Known::default()), later);
         assert!(functions.is_due(functions.version(), later), "what has changed since it was asked for may not be in the answer");
-        functions.learn(&late, Known::default(), later);
+        functions.learn(&late, Some(Known::default()), later);
         let took_two_seconds = functions.turn(later).unwrap();
-        functions.learn(&took_two_seconds, Known::default(), later + Duration::from_secs(2));
+        functions.learn(&took_two_seconds, Some(Known::default()), later + Duration::from_secs(2));
         assert!(functions.known().1.is_none());
         assert!(!functions.is_due(functions.version(), later + Duration::from_secs(401)));
         assert!(functions.is_due(functions.version(), later + Duration::from_secs(402)));
