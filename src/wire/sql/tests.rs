@@ -61,6 +61,19 @@ fn no_effect_is_empty_and_any_effect_is_not() {
 }
 
 #[test]
+fn what_may_make_a_function_is_told() {
+    for sql in
+        ["CREATE FUNCTION f()", "create or replace view v", "CREATE EXTENSION x; CREATE TABLE t (a int)", "SELECT 1; CREATE TRIGGER t"]
+    {
+        assert!(session_state(sql.as_bytes()).defines(), "{sql}");
+    }
+    for sql in ["CREATE TABLE t (a int)", "CREATE UNIQUE INDEX i", "CREATE TEMP VIEW v", "SELECT 'CREATE FUNCTION f()'", "DROP FUNCTION f"]
+    {
+        assert!(!session_state(sql.as_bytes()).defines(), "{sql}");
+    }
+}
+
+#[test]
 fn d8_what_is_about_prepared_statements_is_told() {
     for sql in ["DEALLOCATE a", "deallocate prepare \"A\"", "SELECT 1; DEALLOCATE \"all\""] {
         assert!(session_state(sql.as_bytes()).deallocates(), "{sql}");
