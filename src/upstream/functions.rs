@@ -230,6 +230,10 @@ impl Functions {
 
     /// Puts down what a server has answered; without an answer, what was known is good for a while longer.
     pub fn learn(&self, turn: &Turn, known: Option<Known>, now: Instant) {
+        if turn.changes < self.learned.load(Ordering::Acquire) {
+            // Somebody who has asked later has been answered before.
+            return;
+        }
         let good_for = now.saturating_duration_since(turn.began).saturating_mul(PATIENCE).as_secs().max(GOOD_FOR);
         self.due.store(self.seconds(now).saturating_add(good_for), Ordering::Relaxed);
         if let Some(known) = known
@@ -324,6 +328,11 @@ mod tests {
         functions.learn(&early, Some(Known::default()), later);
         assert!(functions.is_due(functions.version(), later), "what has changed since it was asked for may not be in the answer");
         functions.learn(&late, Some(Known::default()), later);
+        let latest = functions.turn(later).unwrap();
+        functions.learn(&latest, Some(Known::default()), later);
+        functions.learn(&early, Some(known(&[("a", "b")])), later);
+        assert!(functions.known().1.is_none(), "what came late is old");
+        functions.changed();
         let took_two_seconds = functions.turn(later).unwrap();
         functions.learn(&took_two_seconds, Some(Known::default()), later + Duration::from_secs(2));
         assert!(functions.known().1.is_none());
