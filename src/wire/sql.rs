@@ -3,7 +3,7 @@
 //!
 //! The reader knows the words and the shape of statements, never their full grammar, and errs on the side of caution: what
 //! the text can tell it does not miss, and now and then it names a reason where nothing is left. What no text tells is not
-//! its business: what functions set or lock inside, which [`routine`] reads of their bodies. It allocates nothing, and takes time in
+//! its business: what functions set or lock inside, which [`routine()`] reads of their bodies. It allocates nothing, and takes time in
 //! proportion to the text.
 
 mod reader;
