@@ -31,6 +31,11 @@ const SCHEMA: &str = r"
     CREATE FUNCTION for_now(t text) RETURNS text LANGUAGE plpgsql AS $$
         BEGIN SET LOCAL work_mem = '1MB'; UPDATE plain
         SET tenant = t; RETURN set_config('app.tenant', t, true); END $$;
+    CREATE TABLE filled (tenant text DEFAULT set_tenant('of the default'));
+    CREATE TABLE checked (tenant text CHECK (set_tenant(tenant) IS NOT NULL));
+    CREATE TABLE guarded AS SELECT 1 AS x; ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY guard ON guarded USING (set_tenant('of the policy') IS NOT NULL);
+    GRANT ALL ON filled, checked, guarded TO app;
     GRANT ALL ON visits, plain TO app; GRANT SELECT ON entrance, hall TO app;";
 
 async fn start() -> (Postgres, Proxy) {
@@ -56,6 +61,9 @@ async fn i3_what_a_function_sets_follows_its_client() {
         ("SELECT * FROM entrance", "of the view"),
         ("TABLE hall", "of the view"),
         ("INSERT INTO visits VALUES ('f')", "f"),
+        ("INSERT INTO filled DEFAULT VALUES", "of the default"),
+        ("INSERT INTO checked VALUES ('h')", "h"),
+        ("SELECT * FROM guarded", "of the policy"),
         ("DO $$ BEGIN PERFORM set_config('app.tenant', 'g', false); END $$", "g"),
     ] {
         let mut elsewhere = Elsewhere::begin(&proxy).await;
