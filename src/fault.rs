@@ -70,6 +70,17 @@ pub enum Fault {
         whose: Whose,
         /// The limit.
         limit: u32,
+        /// When those who wait now will have been served, as far as that can be told.
+        expected: Option<Duration>,
+    },
+    /// The client's turn would come too late.
+    TooLate {
+        /// Whose queue.
+        whose: Whose,
+        /// When its turn would come.
+        expected: Duration,
+        /// How long it may wait.
+        within: Duration,
     },
     /// The wait for a server connection took too long.
     QueueTimeout {
@@ -148,7 +159,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-const TABLE: [Entry; 27] = [
+const TABLE: [Entry; 28] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -308,6 +319,13 @@ const TABLE: [Entry; 27] = [
         "Retry later, with jitter; let go what is kept: UNLISTEN, DROP the temporary table, unlock.",
     ),
     entry(
+        "too_late",
+        sqlstate::TOO_MANY_CONNECTIONS,
+        false,
+        "The client's turn for a server connection would come long after `queue_timeout` or its own deadline, by the pace at which its tenant is served: it is refused at once.",
+        "Retry after the time in the hint; more `max_connections`, shorter transactions, or fewer callers.",
+    ),
+    entry(
         "internal",
         sqlstate::INTERNAL_ERROR,
         true,
@@ -357,7 +375,8 @@ impl Fault {
             Self::StatementExists { .. } => 23,
             Self::Strict { .. } => 24,
             Self::TooManyPinned { .. } => 25,
-            Self::Unsupported(_) | Self::Internal => 26,
+            Self::TooLate { .. } => 26,
+            Self::Unsupported(_) | Self::Internal => 27,
         }
     }
 
@@ -369,7 +388,12 @@ impl Fault {
     /// What to tell a client that cannot have a server connection.
     pub fn unavailable(why: &Unavailable, whose: impl FnOnce() -> Whose) -> Self {
         match why {
-            Unavailable::Refused(Refusal::QueueFull { limit }) => Self::QueueFull { whose: whose(), limit: *limit },
+            Unavailable::Refused(Refusal::QueueFull { limit, expected }) => {
+                Self::QueueFull { whose: whose(), limit: *limit, expected: *expected }
+            }
+            Unavailable::Refused(Refusal::Hopeless { expected, within }) => {
+                Self::TooLate { whose: whose(), expected: *expected, within: *within }
+            }
             Unavailable::Refused(Refusal::WaitedTooLong { waited }) => Self::QueueTimeout { whose: whose(), waited: *waited },
             Unavailable::Broken(broken) => Self::broken(broken, whose),
         }
@@ -423,6 +447,7 @@ impl Fault {
             }
             Self::TooManyClients { tenant: None, limit } => format!("too many client connections (limit {limit}); retry after 1000 ms"),
             Self::QueueFull { .. } => "too many clients are waiting for a server connection".into(),
+            Self::TooLate { .. } => "no server connection would become free in time".into(),
             Self::QueueTimeout { .. } => "no server connection became free in time".into(),
             Self::UpstreamDown { upstream, what } => format!("upstream \"{upstream}\" is not available: {what}"),
             Self::ServerRefused(error) => error.fields().message(),
@@ -445,9 +470,16 @@ impl Fault {
 
     fn detail(&self) -> Option<String> {
         match self {
-            Self::QueueFull { whose, limit } => Some(format!(
+            Self::QueueFull { whose, limit, .. } => Some(format!(
                 "Tenant \"{}\" has {limit} clients waiting for upstream \"{}\", as many as may.",
                 whose.tenant, whose.upstream
+            )),
+            Self::TooLate { whose, expected, within } => Some(format!(
+                "A client of tenant \"{}\" would wait about {} ms for upstream \"{}\" and may wait {} ms.",
+                whose.tenant,
+                expected.as_millis(),
+                whose.upstream,
+                within.as_millis()
             )),
             Self::QueueTimeout { whose, waited } => Some(format!(
                 "A client of tenant \"{}\" waited {} ms for upstream \"{}\".",
@@ -466,8 +498,9 @@ impl Fault {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::QueueFull { .. } => Some("retry after 200 ms".into()),
-            Self::QueueTimeout { waited, .. } => Some(format!("retry after {} ms", waited.as_millis().clamp(200, 5000))),
+            Self::QueueFull { expected, .. } => Some(retry_after(expected.unwrap_or(Duration::from_millis(200)))),
+            Self::TooLate { expected, .. } => Some(retry_after(*expected)),
+            Self::QueueTimeout { waited, .. } => Some(retry_after((*waited).clamp(Duration::from_millis(200), Duration::from_secs(5)))),
             Self::UpstreamDown { .. } | Self::TooManyPinned { .. } => Some("retry after 1000 ms".into()),
             Self::ServerLost => Some("Whether the transaction was committed is not known.".into()),
             _ => None,
@@ -491,6 +524,11 @@ impl Fault {
         fields.extend(self.hint().map(|hint| (b'H', hint)));
         say::error(out, fields);
     }
+}
+
+/// When to come back; callers read it by machine.
+fn retry_after(wait: Duration) -> String {
+    format!("retry after {} ms", wait.as_millis().clamp(50, 30_000))
 }
 
 /// The reference page of all faults, in Markdown.

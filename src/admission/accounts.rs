@@ -1,6 +1,9 @@
-//! The tenants' accounts against one upstream: held, reserved, queued. The rules are 1 and 2 of the design's admission.
+//! The tenants' accounts against one upstream: held, reserved, queued, and the server time that each has had. Rules 1 to 3 of the design's admission.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::share::Share;
+use super::standing::Standing;
 
 /// A tenant, by its place among the configured ones; 0 is `default`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,11 +20,13 @@ pub struct Limits {
     pub queue: u32,
     /// How long each may wait.
     pub wait: Option<Duration>,
+    /// Its share of server time when tenants wait for each other, relative to the others' weights.
+    pub weight: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { most: None, reserved: 0, queue: 1000, wait: Some(Duration::from_secs(5)) }
+        Self { most: None, reserved: 0, queue: 1000, wait: Some(Duration::from_secs(5)), weight: 1 }
     }
 }
 
@@ -33,6 +38,16 @@ pub enum Refusal {
     QueueFull {
         /// The most that may wait.
         limit: u32,
+        /// When those who wait now will have been served, as far as that can be told.
+        expected: Option<Duration>,
+    },
+    /// Its turn would come too late.
+    #[error("the turn would come too late")]
+    Hopeless {
+        /// When its turn would come.
+        expected: Duration,
+        /// How long it may wait.
+        within: Duration,
     },
     /// The wait took longer than it may.
     #[error("the wait for a server connection took too long")]
@@ -42,11 +57,23 @@ pub enum Refusal {
     },
 }
 
+/// How much later than it may a turn must be expected before its client is refused at once: what is expected goes by averages.
+const SURELY_LATE: u32 = 2;
+
 #[derive(Debug, Default)]
 struct Account {
     limits: Limits,
     held: u32,
     queued: u32,
+    share: Share,
+    standing: Standing,
+}
+
+impl Account {
+    fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.share.set_weight(limits.weight);
+    }
 }
 
 /// All tenants' accounts against one upstream.
@@ -56,13 +83,16 @@ pub struct Accounts {
     held: u32,
     /// What is reserved and not held by those for whom it is reserved: the sum of `max(0, reserved - held)`.
     kept_free: u32,
+    /// Where the clock of a tenant stands that wanted nothing so far: at that of the last who was served.
+    floor: u64,
+    opened: Instant,
     tenants: Vec<Account>,
 }
 
 impl Accounts {
     /// Accounts over a budget of `budget` leases, for tenants with these limits.
-    pub fn new(budget: u32, limits: &[Limits]) -> Self {
-        let mut accounts = Self { budget, held: 0, kept_free: 0, tenants: Vec::new() };
+    pub fn new(budget: u32, limits: &[Limits], now: Instant) -> Self {
+        let mut accounts = Self { budget, held: 0, kept_free: 0, floor: 0, opened: now, tenants: Vec::new() };
         accounts.set_limits(budget, limits);
         accounts
     }
@@ -72,9 +102,15 @@ impl Accounts {
         self.budget = budget;
         self.tenants.resize_with(limits.len().max(self.tenants.len()).max(1), Account::default);
         for (account, limits) in self.tenants.iter_mut().zip(limits) {
-            account.limits = *limits;
+            account.set_limits(*limits);
         }
         self.kept_free = self.tenants.iter().map(|account| account.limits.reserved.saturating_sub(account.held)).sum();
+    }
+
+    /// The accounts' own reckoning of time, in nanoseconds.
+    #[inline]
+    fn at(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.opened).as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn account(&mut self, tenant: TenantId) -> &mut Account {
@@ -122,36 +158,94 @@ impl Accounts {
 
     /// A tenant has been given one.
     #[inline]
-    pub fn hold(&mut self, tenant: TenantId) {
+    pub fn hold(&mut self, tenant: TenantId, now: Instant) {
+        let (now, floor) = (self.at(now), self.floor);
         self.held += 1;
         let account = self.account(tenant);
         account.held += 1;
-        if account.held <= account.limits.reserved {
-            self.kept_free -= 1;
+        if account.queued == 0 {
+            account.share.wake(floor, now);
         }
+        let clock = account.share.clock(now);
+        account.share.begin(now);
+        let was_kept_free = account.held <= account.limits.reserved;
+        self.kept_free -= u32::from(was_kept_free);
+        self.floor = floor.max(clock);
     }
 
-    /// A tenant has given one back.
+    /// A tenant has given one back that it has held since then.
     #[inline]
-    pub fn release(&mut self, tenant: TenantId) {
+    pub fn release(&mut self, tenant: TenantId, since: Instant, now: Instant) {
+        let (since, now) = (self.at(since), self.at(now));
         self.held -= 1;
         let account = self.account(tenant);
-        if account.held <= account.limits.reserved {
-            account.held -= 1;
-            self.kept_free += 1;
-        } else {
-            account.held -= 1;
-        }
+        account.share.end(since, now);
+        let is_kept_free = account.held <= account.limits.reserved;
+        account.held -= 1;
+        self.kept_free += u32::from(is_kept_free);
     }
 
-    /// One more client of a tenant wants to wait. One whom an opening will serve counts among those who wait, but is not held to their limit.
+    /// A tenant's clock: the server time in nanoseconds that it has had for each unit of its weight.
+    #[inline]
+    pub fn clock(&self, tenant: TenantId, now: Instant) -> u64 {
+        self.tenants.get(usize::from(tenant.0)).map_or(self.floor, |account| account.share.clock(self.at(now)))
+    }
+
+    /// By how much server time a tenant is behind where its clock should stand.
+    #[inline]
+    pub fn lag(&self, tenant: TenantId, clock: u64, should: u64) -> Duration {
+        let weight = self.tenants.get(usize::from(tenant.0)).map_or(1, |account| account.share.weight());
+        Duration::from_nanos(should.saturating_sub(clock).saturating_mul(weight))
+    }
+
+    /// Whether a tenant's newest go first, because its queue does not drain.
+    #[inline]
+    pub fn is_newest_first(&self, tenant: TenantId) -> bool {
+        self.tenants.get(usize::from(tenant.0)).is_some_and(|account| account.standing.stands())
+    }
+
+    /// A client of a tenant was served from its queue while the oldest of its equals had waited for `oldest`.
+    #[inline]
+    pub fn served(&mut self, tenant: TenantId, oldest: Duration, now: Instant) {
+        let now = self.at(now);
+        let account = self.account(tenant);
+        account.standing.served(oldest, account.limits.wait, now);
+    }
+
+    /// How long one more client of a tenant would wait behind `ahead` others, where that can be told: the server connections that it has and could have,
+    /// at the pace of its own leases.
+    pub fn expected_wait(&self, tenant: TenantId, ahead: u32) -> Option<Duration> {
+        let account = self.tenants.get(usize::from(tenant.0))?;
+        let servers = account.held + self.room(tenant);
+        let usual = account.share.usual();
+        (usual > 0 && servers > 0).then(|| Duration::from_nanos(usual.saturating_mul(u64::from(ahead) + 1) / u64::from(servers)))
+    }
+
+    /// One more client of a tenant wants to wait behind `ahead` others, for as long as its tenant's clients may, and no longer than `within`. One whom an
+    /// opening will serve counts among those who wait, but is held to no limit.
     ///
     /// # Errors
-    /// `QueueFull` where as many wait as may.
-    pub fn enqueue(&mut self, tenant: TenantId, will_be_served: bool) -> Result<(), Refusal> {
+    /// `QueueFull` where as many wait as may; `Hopeless` where its turn would surely come too late.
+    pub fn enqueue(&mut self, request: Request, ahead: u32, now: Instant) -> Result<(), Refusal> {
+        let Request { tenant, within, will_be_served } = request;
+        let (floor, at) = (self.floor, self.at(now));
+        let limits = self.limits(tenant);
+        if !will_be_served {
+            let ahead = if self.is_newest_first(tenant) { 0 } else { ahead };
+            let expected = self.expected_wait(tenant, ahead);
+            if self.queued(tenant) >= limits.queue {
+                return Err(Refusal::QueueFull { limit: limits.queue, expected });
+            }
+            let within = within.into_iter().chain(limits.wait).min();
+            if let (Some(expected), Some(within)) = (expected, within)
+                && expected > within.saturating_mul(SURELY_LATE)
+            {
+                return Err(Refusal::Hopeless { expected, within });
+            }
+        }
         let account = self.account(tenant);
-        if !will_be_served && account.queued >= account.limits.queue {
-            return Err(Refusal::QueueFull { limit: account.limits.queue });
+        if account.queued == 0 {
+            account.share.wake(floor, at);
         }
         account.queued += 1;
         Ok(())
@@ -161,7 +255,21 @@ impl Accounts {
     pub fn dequeue(&mut self, tenant: TenantId) {
         let account = self.account(tenant);
         account.queued = account.queued.saturating_sub(1);
+        if account.queued == 0 {
+            account.standing.emptied();
+        }
     }
+}
+
+/// A client that wants to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// How long it may wait, where its own deadline says so.
+    pub within: Option<Duration>,
+    /// Whether it only waits for a connection to be opened, in nobody's way.
+    pub will_be_served: bool,
 }
 
 #[cfg(test)]
@@ -176,19 +284,55 @@ mod tests {
     #[test]
     fn a_cap_is_never_passed_and_a_reservation_never_lent() {
         let (a, b) = (TenantId(0), TenantId(1));
-        let mut accounts = Accounts::new(4, &[limits(0, 0), limits(0, 2)]);
-        accounts.hold(a);
-        accounts.hold(a);
+        let now = Instant::now();
+        let mut accounts = Accounts::new(4, &[limits(0, 0), limits(0, 2)], now);
+        accounts.hold(a, now);
+        accounts.hold(a, now);
         assert!(!accounts.may_hold(a), "the last two are b's");
         assert!(accounts.may_hold(b));
-        accounts.hold(b);
+        accounts.hold(b, now);
         assert!(!accounts.may_hold(a));
-        accounts.hold(b);
+        accounts.hold(b, now);
         assert!(!accounts.may_hold(b), "the budget is used up");
-        accounts.release(a);
+        accounts.release(a, now, now);
         assert!(accounts.may_hold(b), "beyond its reservation it competes like any other");
-        let capped = Accounts::new(4, &[limits(1, 0)]);
+        let capped = Accounts::new(4, &[limits(1, 0)], now);
         assert!(capped.may_hold(a));
+    }
+
+    #[test]
+    fn who_was_served_less_for_its_weight_is_behind() {
+        let (a, b) = (TenantId(0), TenantId(1));
+        let start = Instant::now();
+        let later = start + Duration::from_secs(1);
+        let mut accounts = Accounts::new(4, &[limits(0, 0), Limits { weight: 4, ..limits(0, 0) }], start);
+        accounts.hold(a, start);
+        accounts.hold(b, start);
+        assert!(accounts.clock(b, later) < accounts.clock(a, later));
+        assert_eq!(accounts.lag(b, accounts.clock(b, later), accounts.clock(a, later)), Duration::from_secs(3), "three of four seconds");
+        accounts.release(a, start, later);
+        accounts.hold(a, later);
+        let c = TenantId(2);
+        accounts.hold(c, later);
+        assert_eq!(accounts.clock(c, later), 1_000_000_000, "a tenant that comes later has no credit");
+    }
+
+    #[test]
+    fn who_cannot_be_served_in_time_is_refused_at_once() {
+        let a = TenantId(0);
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut accounts = Accounts::new(2, &[Limits { queue: 100, ..limits(0, 0) }], start);
+        let request = Request { tenant: a, within: None, will_be_served: false };
+        assert_eq!(accounts.enqueue(request, 90, start), Ok(()), "nothing is known yet");
+        accounts.hold(a, start);
+        accounts.release(a, start, start + second);
+        assert_eq!(accounts.expected_wait(a, 9), Some(5 * second), "ten leases of a second over two servers");
+        assert_eq!(accounts.enqueue(request, 9, start + second), Ok(()));
+        let hopeless = Refusal::Hopeless { expected: Duration::from_millis(10_500), within: 5 * second };
+        assert_eq!(accounts.enqueue(request, 20, start + second), Err(hopeless));
+        let soon = Request { within: Some(second), ..request };
+        assert_eq!(accounts.enqueue(soon, 9, start + second), Err(Refusal::Hopeless { expected: 5 * second, within: second }));
     }
 
     proptest! {
@@ -198,13 +342,14 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200),
         ) {
             let all: Vec<Limits> = tenants.iter().map(|(most, reserved)| limits(*most, *reserved)).collect();
-            let mut accounts = Accounts::new(6, &all);
+            let now = Instant::now();
+            let mut accounts = Accounts::new(6, &all, now);
             for (take, who) in steps {
                 let tenant = TenantId(u16::try_from(who.index(all.len())).unwrap());
                 if take && accounts.may_hold(tenant) {
-                    accounts.hold(tenant);
+                    accounts.hold(tenant, now);
                 } else if !take && accounts.held(tenant) > 0 {
-                    accounts.release(tenant);
+                    accounts.release(tenant, now, now);
                 }
                 let held: u32 = accounts.tenants.iter().map(|a| a.held).sum();
                 let kept: u32 = accounts.tenants.iter().map(|a| a.limits.reserved.saturating_sub(a.held)).sum();

@@ -1,10 +1,14 @@
 //! Who may hold server connections, and who waits for one in which order. Pure: state, event, now.
 //!
-//! `Accounts` is about tenants: what each holds, may hold and has been promised. `Line` is the queue of one pool. The order in a line is first
-//! come, first served among the tenants that may hold one more; a fair order takes this order's place here and nowhere else.
+//! `Accounts` is about tenants: what each holds, may hold, has been promised and has had. `Line` is the queue of one pool. In a line the tenant goes first
+//! that has had the least server time for its weight, and within a tenant the client that has had the least lately.
 
 mod accounts;
 mod line;
+mod recent;
+mod share;
+mod standing;
 
-pub use accounts::{Accounts, Limits, Refusal, TenantId};
-pub use line::{Entry, Line, Ticket};
+pub use accounts::{Accounts, Limits, Refusal, Request, TenantId};
+pub use line::{Entry, Line, Pick, Ticket};
+pub use recent::{LEVELS, Recent};

@@ -86,7 +86,7 @@ pub fn make_upstream(
     threads: &Threads,
 ) -> Arc<Upstream> {
     let workers = u16::try_from(threads.mail.len()).unwrap_or(u16::MAX);
-    let ledger = Ledger::new(upstream.max_connections, workers, limits);
+    let ledger = Ledger::new(upstream.max_connections, workers, limits, now());
     let around = Around { numbers: metrics.upstream(&upstream.name), jobs: threads.jobs.clone(), mail: Arc::clone(&threads.mail) };
     Upstream::new((index, &upstream.name), ledger, target, times(upstream), around)
 }

@@ -12,10 +12,10 @@ use slab::Slab;
 use tokio::sync::oneshot;
 
 use super::lease::Lease;
-use super::ledger::{Answer, Next, ServerId, Step, Waiter};
+use super::ledger::{Answer, Claim, Next, ServerId, Step, Waiter};
 use super::mail::{Job, Mail};
 use super::shared::{Pool, Upstream};
-use crate::admission::{Refusal, TenantId, Ticket};
+use crate::admission::{Refusal, Ticket};
 use crate::net::{Clock, now};
 use crate::upstream::{Broken, Card, Server, Sign};
 use crate::wire::say;
@@ -107,12 +107,12 @@ impl Local {
     /// Asks for a connection of `pool` on a tenant's account.
     ///
     /// # Errors
-    /// When the queue is full, or the pool has just failed.
+    /// When admission refuses, or the pool has just failed.
     #[inline]
-    pub fn request(self: &Rc<Self>, pool: &Arc<Pool>, tenant: TenantId, now: Instant) -> Result<Attempt, Unavailable> {
+    pub fn request(self: &Rc<Self>, pool: &Arc<Pool>, claim: Claim, now: Instant) -> Result<Attempt, Unavailable> {
         loop {
-            let taken = pool.upstream.ledger.lock().take(now, pool.id, tenant, self.worker);
-            let Some(id) = taken else { return self.queue(pool, tenant, now).map(Attempt::Wait) };
+            let taken = pool.upstream.ledger.lock().take(now, pool.id, claim.tenant, self.worker);
+            let Some(id) = taken else { return self.queue(pool, claim, now).map(Attempt::Wait) };
             let Some(mut kept) = self.unshelve(pool.upstream.index, id) else { continue };
             if kept.server.io.poll_readable_hint() && !is_alive(&mut kept) {
                 drop(Lease::new(kept, id, Rc::clone(self)));
@@ -124,7 +124,7 @@ impl Local {
 
     /// Takes a place in the queue.
     #[cold]
-    fn queue(self: &Rc<Self>, pool: &Arc<Pool>, tenant: TenantId, now: Instant) -> Result<Wait, Unavailable> {
+    fn queue(self: &Rc<Self>, pool: &Arc<Pool>, claim: Claim, now: Instant) -> Result<Wait, Unavailable> {
         if let Some(why) = pool.failing(now)
             && !pool.upstream.ledger.lock().has_live(pool.id)
         {
@@ -133,7 +133,7 @@ impl Local {
         let slot = self.slots.borrow_mut().insert(Slot::Waiting(None));
         let from = Waiter { worker: self.worker, slot: u32::try_from(slot).unwrap_or(u32::MAX) };
         let mut steps = Vec::new();
-        let answer = pool.upstream.ledger.lock().request(now, pool.id, tenant, from, &mut steps);
+        let answer = pool.upstream.ledger.lock().request(now, pool.id, claim, from, &mut steps);
         let wait = |ticket| Wait { local: Rc::clone(self), pool: Arc::clone(pool), slot, ticket, since: now };
         match answer {
             Ok(Answer::Wait(ticket)) => {

@@ -24,6 +24,7 @@ use super::worker::Worker;
 use crate::fault::{Fault, Whose};
 use crate::metrics::CancelCause;
 use crate::net::{Io, now};
+use crate::pool::ledger::Claim;
 use crate::pool::{Attempt, Lease, Unavailable, Wait, with_scratch};
 use crate::upstream::Settings;
 use crate::wire::scan::{Side, body_length};
@@ -152,8 +153,7 @@ impl Client {
         if matches!(wish, Wish::Leave) {
             return self.leave();
         }
-        let began = now();
-        self.leased = self.acquire(wish, began).await.map(|(lease, first)| (lease, first, began));
+        self.leased = self.acquire(wish, now()).await;
     }
 
     /// Whether the client is one that is to leave.
@@ -260,16 +260,21 @@ impl Client {
         front
     }
 
-    /// A server connection that is ready for this client, or none: then the client has heard why, or has left.
+    /// What this client asks for a server connection with.
     #[inline]
-    async fn acquire(&mut self, wish: Wish, began: Instant) -> Option<(Lease, First)> {
+    fn claim(&self) -> Claim {
+        Claim { tenant: self.watch.tenant.borrow().id, level: self.watch.recent().level(self.worker.period()), within: None }
+    }
+
+    /// A server connection that is ready for this client, since when, or none: then the client has heard why, or has left.
+    #[inline]
+    async fn acquire(&mut self, wish: Wish, began: Instant) -> Option<(Lease, First, Instant)> {
         self.worker.rouse(self.slot, &self.watch);
-        let tenant = self.watch.tenant.borrow().id;
         if let Wish::Scratch(count) = wish {
-            match self.worker.local.request(&self.watch.pool, tenant, began) {
+            match self.worker.local.request(&self.watch.pool, self.claim(), began) {
                 Ok(Attempt::Ready(lease)) if self.suits(&lease, began) => {
                     self.watch.tenant.borrow().numbers.queue_wait.observe(Duration::ZERO);
-                    return Some((lease, First::Scratch(count)));
+                    return Some((lease, First::Scratch(count), began));
                 }
                 attempt => {
                     with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
@@ -287,10 +292,13 @@ impl Client {
     }
 
     /// Waits, checks and prepares.
-    async fn acquire_slowly(&mut self, mut attempt: Option<Result<Attempt, Unavailable>>, began: Instant) -> Option<(Lease, First)> {
-        let tenant = self.watch.tenant.borrow().id;
+    async fn acquire_slowly(
+        &mut self,
+        mut attempt: Option<Result<Attempt, Unavailable>>,
+        began: Instant,
+    ) -> Option<(Lease, First, Instant)> {
         loop {
-            let this = attempt.take().unwrap_or_else(|| self.worker.local.request(&self.watch.pool, tenant, now()));
+            let this = attempt.take().unwrap_or_else(|| self.worker.local.request(&self.watch.pool, self.claim(), now()));
             let mut lease = match this {
                 Ok(Attempt::Ready(lease)) => lease,
                 Ok(Attempt::Wait(wait)) => self.wait(wait, began).await?,
@@ -308,8 +316,9 @@ impl Client {
             }
             match lease.server_mut().apply(&self.settings).await {
                 Ok(Ok(())) => {
-                    self.watch.tenant.borrow().numbers.queue_wait.observe(now().saturating_duration_since(began));
-                    return Some((lease, First::Held));
+                    let at = now();
+                    self.watch.tenant.borrow().numbers.queue_wait.observe(at.saturating_duration_since(began));
+                    return Some((lease, First::Held, at));
                 }
                 Ok(Err(refusal)) => {
                     lease.give_back(now());
@@ -325,9 +334,6 @@ impl Client {
     async fn wait(&mut self, mut wait: Wait, began: Instant) -> Option<Lease> {
         self.watch.enter(Phase::Waiting, began);
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(outcome) = pin::Pin::new(&mut wait).poll(cx) {
-                return Poll::Ready(outcome.map_err(|why| Fault::unavailable(&why, || self.whose())).map_err(Some));
-            }
             match self.watch.take_signal() {
                 Some(Signal::Refuse(waited)) => return Poll::Ready(Err(Some(Fault::QueueTimeout { whose: self.whose(), waited }))),
                 Some(Signal::Cancel) => {
@@ -351,7 +357,9 @@ impl Client {
                     Poll::Pending => break,
                 }
             }
-            Poll::Pending
+            // Last: a server connection that has come is no use to a client that has gone, and no work is begun for it.
+            let granted = pin::Pin::new(&mut wait).poll(cx);
+            granted.map_err(|why| Some(Fault::unavailable(&why, || self.whose())))
         })
         .await;
         drop(wait);

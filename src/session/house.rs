@@ -256,6 +256,7 @@ fn admission_limits(limits: &config::Limits) -> Limits {
         reserved: limits.reserved_server_connections,
         queue: limits.max_queue,
         wait: limits.queue_timeout,
+        weight: limits.weight,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::config::{AuthMethod, Config, Database, PoolMode};
 use crate::fault::{Fault, Whose};
 use crate::metrics::LoginOutcome;
 use crate::net::{Io, Peer, now};
+use crate::pool::ledger::Claim;
 use crate::pool::ledger::Keep;
 use crate::pool::{Attempt, Pool, PoolKey, Profile, auth_query};
 use crate::upstream::{Login, ServerSecret, Settings};
@@ -280,7 +281,8 @@ async fn profile(worker: &Rc<Worker>, pool: &Arc<Pool>, tenant: &Rc<Tenant>, set
     }
     let whose = || Whose { tenant: tenant.name.clone(), upstream: pool.upstream.name.clone() };
     let began = now();
-    let attempt = worker.local.request(pool, tenant.id, began).map_err(|why| Fault::unavailable(&why, whose))?;
+    let claim = Claim { tenant: tenant.id, level: 0, within: None };
+    let attempt = worker.local.request(pool, claim, began).map_err(|why| Fault::unavailable(&why, whose))?;
     let mut lease = match attempt {
         Attempt::Ready(lease) => lease,
         Attempt::Wait(wait) => {

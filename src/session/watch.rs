@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::phase::{Limits, Phase, Timing};
-use crate::admission::TenantId;
+use crate::admission::{Recent, TenantId};
 use crate::metrics::TenantShard;
 use crate::net::Peer;
 use crate::pool::Pool;
@@ -21,13 +21,13 @@ pub enum Signal {
     /// The client has asked, over another connection, to cancel what it does.
     Cancel,
     /// Its wait in the queue has lasted too long.
-    Refuse(std::time::Duration),
+    Refuse(Duration),
     /// What it runs has lasted too long.
     Overdue,
     /// Its transaction was left open for too long.
-    EndTransaction(std::time::Duration),
+    EndTransaction(Duration),
     /// It has been idle for too long.
-    EndIdle(std::time::Duration),
+    EndIdle(Duration),
     /// It does not read.
     Cut,
     /// Its socket should be watched for a silent peer.
@@ -71,6 +71,8 @@ pub struct Watch {
     /// Its tenant; replaced by a reload.
     pub tenant: RefCell<Rc<Tenant>>,
     timing: Cell<Timing>,
+    /// The server time that it has had lately.
+    recent: Cell<Recent>,
     /// What it has left on its server connection.
     pinned: Cell<bool>,
     signal: Cell<Option<Signal>>,
@@ -97,6 +99,7 @@ impl Watch {
             strict,
             tenant: RefCell::new(tenant),
             timing: Cell::new(timing),
+            recent: Cell::default(),
             pinned: Cell::new(false),
             signal: Cell::new(None),
             draining: Cell::new(false),
@@ -133,6 +136,21 @@ impl Watch {
         let mut timing = self.timing.get();
         change(&mut timing);
         self.timing.set(timing);
+    }
+
+    /// The server time that it has had lately.
+    #[inline]
+    pub fn recent(&self) -> Recent {
+        self.recent.get()
+    }
+
+    /// It has held a server connection for so long.
+    #[inline]
+    pub fn has_held(&self, held: Duration, period: u32) {
+        self.tenant.borrow().numbers.lease.observe(held);
+        let mut recent = self.recent.get();
+        recent.add(held, period);
+        self.recent.set(recent);
     }
 
     /// It has left something on its server connection, or has nothing there any more.

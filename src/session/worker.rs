@@ -93,6 +93,12 @@ impl Worker {
         tenant
     }
 
+    /// The number of the period, a bit over a second long, by which it is reckoned what clients have had lately.
+    #[inline]
+    pub fn period(&self) -> u32 {
+        self.ticks.get() >> 7
+    }
+
     /// A client has logged in: its place here, which is also a part of its cancel key.
     pub fn enroll(&self, watch: impl FnOnce() -> Rc<Watch>) -> (u32, Rc<Watch>) {
         let mut clients = self.clients.borrow_mut();

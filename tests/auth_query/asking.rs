@@ -37,7 +37,7 @@ impl Asker {
         let (mail, _) = mailbox();
         let metrics = Metrics::new(1, &[], &[], &[]);
         let around = Around { numbers: metrics.upstream("main"), jobs, mail: [mail].into() };
-        let upstream = Upstream::new((0, "main"), Ledger::new(1, 1, &[]), target, times, around);
+        let upstream = Upstream::new((0, "main"), Ledger::new(1, 1, &[], pgweir::net::now()), target, times, around);
         Self { upstream, config, queries: AuthQueries::default() }
     }
 

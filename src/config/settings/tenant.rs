@@ -84,14 +84,11 @@ limits! {
     max_server_connections: u32 = 0;
     /// Server connections that are always there for the tenant and never lent to others. All tenants' together must fit in the upstream's budget.
     ///
-    /// not in force yet: the fair queue is not built.
-    ///
     /// applies: at once
     #[range(0..=100_000)]
     reserved_server_connections: u32 = 0;
-    /// The tenant's share of server time when tenants wait for each other, relative to the others' weights.
-    ///
-    /// not in force yet: the fair queue is not built; whoever came first is served first.
+    /// The tenant's share of server time when tenants wait for each other, relative to the others' weights. Of those who wait, the tenant goes first that has
+    /// had the least server time for its weight.
     ///
     /// applies: at once
     #[range(1..=10_000)]
@@ -112,7 +109,8 @@ limits! {
     /// applies: at once
     #[range(0..=100_000)]
     max_pinned: u32 = 0;
-    /// The longest that a client waits for a server connection; then it is refused with 53300. `"0"` waits for ever.
+    /// The longest that a client waits for a server connection; then it is refused with 53300, or at once where its turn would surely come too late. `"0"`
+    /// waits for ever.
     ///
     /// applies: at once
     queue_timeout: Period = Period::secs(5);

@@ -70,6 +70,17 @@ pub enum Step {
     },
 }
 
+/// What a client asks with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose client it is.
+    pub tenant: TenantId,
+    /// Its rank among the clients of its tenant, by the server time that it has had lately.
+    pub level: u8,
+    /// How much time its deadline leaves, where it has one.
+    pub within: Option<Duration>,
+}
+
 /// Where a waiting client is to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Waiter {

@@ -1,0 +1,171 @@
+//! Who is served when not everybody can be: shares of tenants and clients, refusals at once. The rules of admission 2 to 5 on a real server; the
+//! pure rooms' own tests and the simulation of the ledger hold the finer print.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod harness;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, Wire, eventually};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Two users, `app` and `other`, each a tenant of its own: `main` and `second`.
+async fn two_tenants(budget: u32) -> (Postgres, ProxyOptions) {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE ROLE other LOGIN PASSWORD 'secret'").await;
+    let proxy = Proxy::new(&pg)
+        .user("other", "secret")
+        .max_connections(budget)
+        .set("defaults.queue_timeout", "30s")
+        .tenant("main", "match = { user = \"app\" }")
+        .tenant("second", "match = { user = \"other\" }");
+    (pg, proxy)
+}
+
+/// A client that runs a statement again and again, until it is over.
+struct Crowd {
+    over: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    clients: JoinSet<()>,
+}
+
+impl Crowd {
+    async fn of(proxy: &Proxy, user: &'static str, count: usize, sql: &'static str) -> Self {
+        let crowd = Self { over: Arc::default(), done: Arc::default(), clients: JoinSet::new() };
+        let mut crowd = crowd;
+        for _ in 0..count {
+            let mut client = Wire::login(proxy, user, "secret", "app").await.unwrap();
+            let (over, done) = (Arc::clone(&crowd.over), Arc::clone(&crowd.done));
+            crowd.clients.spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    client.query(sql).await;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        crowd
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many statements more are done.
+    async fn goes_on(&self, more: u64) {
+        let from = self.done();
+        eventually("the crowd is served", PATIENCE, async || self.done() >= from + more).await;
+    }
+
+    async fn leave(self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.clients.join_all().await;
+    }
+}
+
+/// How long each of `count` statements takes, one every `pause`, sorted.
+async fn timed(client: &mut Wire, count: usize, pause: Duration) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let began = Instant::now();
+        client.query("SELECT 1").await;
+        times.push(began.elapsed());
+        tokio::time::sleep(pause).await;
+    }
+    times.sort_unstable();
+    times
+}
+
+fn p99(sorted: &[Duration]) -> Duration {
+    sorted[sorted.len() * 99 / 100]
+}
+
+const GREEDY_HOLD: Duration = Duration::from_millis(50);
+
+/// One tenant with 200 clients that want all there is; another that asks for something every 50 ms. In line behind the 200 it would wait for ten of their
+/// leases, and with a shared limit but no queue of its own it would never be served at all.
+#[tokio::test]
+async fn a_quiet_tenant_hardly_notices_a_greedy_one() {
+    let (_pg, proxy) = two_tenants(20).await;
+    let proxy = proxy.start().await;
+    let mut quiet = Wire::login(&proxy, "other", "secret", "app").await.unwrap();
+    let alone = p99(&timed(&mut quiet, 100, Duration::from_millis(10)).await);
+    let crowd = Crowd::of(&proxy, "app", 200, "SELECT pg_sleep(0.05)").await;
+    crowd.goes_on(400).await;
+    let beside = timed(&mut quiet, 100, Duration::from_millis(50)).await;
+    crowd.leave().await;
+    let bound = 3 * alone + GREEDY_HOLD;
+    assert!(p99(&beside) <= bound, "p99 {:?} beside the greedy one, {alone:?} alone", p99(&beside));
+}
+
+/// The same where both share their user, and so their server connections, and are told apart by their names.
+#[tokio::test]
+async fn a_quiet_tenant_hardly_notices_a_greedy_one_on_the_same_connections() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(20).tenant("quiet", "match = { application_name = \"quiet\" }").start().await;
+    let mut quiet = Wire::connect(&proxy).await;
+    quiet.start(&[("user", "app"), ("database", "app"), ("application_name", "quiet")]).await;
+    quiet.authenticate("app", "secret").await.unwrap();
+    let alone = p99(&timed(&mut quiet, 100, Duration::from_millis(10)).await);
+    let crowd = Crowd::of(&proxy, "app", 200, "SELECT pg_sleep(0.05)").await;
+    crowd.goes_on(400).await;
+    let beside = timed(&mut quiet, 100, Duration::from_millis(50)).await;
+    crowd.leave().await;
+    assert!(p99(&beside) <= 3 * alone + GREEDY_HOLD, "p99 {:?} beside the greedy one, {alone:?} alone", p99(&beside));
+}
+
+#[tokio::test]
+async fn tenants_that_want_all_they_can_get_have_server_time_by_their_weights() {
+    let (_pg, proxy) = two_tenants(8).await;
+    let proxy = proxy.set("tenants.main.weight", 3).start().await;
+    let heavy = Crowd::of(&proxy, "app", 40, "SELECT pg_sleep(0.02)").await;
+    let light = Crowd::of(&proxy, "other", 40, "SELECT pg_sleep(0.02)").await;
+    // Until the connections are shared out; from then on it is counted.
+    light.goes_on(200).await;
+    let before = (heavy.done(), light.done());
+    light.goes_on(250).await;
+    let (of_heavy, of_light) = (heavy.done() - before.0, light.done() - before.1);
+    heavy.leave().await;
+    light.leave().await;
+    #[expect(clippy::cast_precision_loss, reason = "hundreds")]
+    let ratio = of_heavy as f64 / of_light as f64;
+    assert!((2.4..=3.6).contains(&ratio), "{of_heavy} to {of_light}");
+}
+
+#[tokio::test]
+async fn who_cannot_be_served_in_time_hears_it_at_once() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).set("defaults.queue_timeout", "1s").start().await;
+    let mut first = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    // What a lease of this tenant usually takes is learnt from those that it has had.
+    for _ in 0..2 {
+        first.query("SELECT pg_sleep(3)").await;
+    }
+    let crowd = Crowd::of(&proxy, "app", 1, "SELECT pg_sleep(3)").await;
+    eventually("the server is busy", PATIENCE, async || {
+        proxy.metric("pgweir_server_connections{upstream=\"main\",state=\"leased\"}").await > 0.5
+    })
+    .await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+        waiting.push(tokio::spawn(async move { client.try_query("SELECT 1").await }));
+    }
+    eventually("two wait", PATIENCE, async || proxy.metric("pgweir_queue_depth{tenant=\"default\",upstream=\"main\"}").await > 1.5).await;
+    let began = Instant::now();
+    let refusal = first.try_query("SELECT 1").await.unwrap_err();
+    let took = began.elapsed();
+    assert_eq!((refusal.severity(), refusal.code()), ("ERROR", "53300"), "{refusal}");
+    assert!(refusal.message().contains("in time") && refusal.detail().contains("may wait 1000 ms"), "{refusal}");
+    let hint: u64 = refusal.hint().strip_prefix("retry after ").and_then(|rest| rest.strip_suffix(" ms")).unwrap().parse().unwrap();
+    assert!((2000..=9000).contains(&hint), "three leases: {hint}");
+    assert!(took < Duration::from_millis(900), "it did not wait for its time to run out: {took:?}");
+    for client in waiting {
+        assert_eq!(client.await.unwrap().unwrap_err().code(), "53300", "these waited in vain");
+    }
+    crowd.leave().await;
+    assert_eq!(first.value("SELECT 2").await, "2", "the session lives on");
+}
