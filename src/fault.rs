@@ -2,16 +2,20 @@
 //!
 //! What PostgreSQL said is not here: it passes through untouched. Each fault has an integration test that provokes it.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::admission::Refusal;
+use crate::admission::{Exceeded, Refusal};
 use crate::pool::Unavailable;
 use crate::upstream::{Broken, ServerError};
 use crate::wire::startup::BadPacket;
 use crate::wire::{Malformed, say, sqlstate};
+
+mod table;
+
+use table::TABLE;
+pub use table::{LABELS, reference};
 
 /// Whose limit it was, for the texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,211 +143,20 @@ pub enum Fault {
         /// The reason for which it would be kept.
         reason: &'static str,
     },
+    /// What the tenant may use over time is used up.
+    Quota {
+        /// Whose.
+        whose: Whose,
+        /// Which quota.
+        which: Exceeded,
+        /// For how long.
+        wait: Duration,
+    },
     /// The client is connected to itself through something that does not speak the protocol.
     Unsupported(&'static str),
     /// Something is wrong inside.
     Internal,
 }
-
-/// What a fault is, apart from its particulars.
-struct Entry {
-    label: &'static str,
-    sqlstate: &'static str,
-    /// Whether it ends the session wherever it happens; else only a login that has not succeeded yet.
-    fatal: bool,
-    what: &'static str,
-    remedy: &'static str,
-}
-
-const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &'static str, remedy: &'static str) -> Entry {
-    Entry { label, sqlstate, fatal, what, remedy }
-}
-
-const TABLE: [Entry; 28] = [
-    entry(
-        "malformed",
-        sqlstate::PROTOCOL_VIOLATION,
-        true,
-        "The client sent what is no message of the protocol.",
-        "A driver's bug, or something else than a PostgreSQL client.",
-    ),
-    entry(
-        "bad_packet",
-        sqlstate::PROTOCOL_VIOLATION,
-        true,
-        "The first packet is not a startup packet, or asks for what there is not.",
-        "`0A000` names a protocol version, `28000` a missing user, `42601` and `22023` a bad `options` or `replication`.",
-    ),
-    entry(
-        "early_data",
-        sqlstate::PROTOCOL_VIOLATION,
-        true,
-        "Bytes arrived behind a request for encryption before it was answered.",
-        "Somebody may be injecting data into the connection.",
-    ),
-    entry(
-        "tls_required",
-        sqlstate::INVALID_AUTHORIZATION,
-        true,
-        "`tls.client.mode` is `require` and the client came without TLS, or a password in the clear would be needed.",
-        "Set `sslmode=require` at the client.",
-    ),
-    entry(
-        "asked_twice",
-        sqlstate::PROTOCOL_VIOLATION,
-        true,
-        "The client asked for the same encryption twice, or for TLS within TLS.",
-        "A driver's bug.",
-    ),
-    entry(
-        "denied",
-        sqlstate::INVALID_PASSWORD,
-        true,
-        "The password is wrong, or the user unknown: which of both is not told.",
-        "The log of the proxy knows which.",
-    ),
-    entry(
-        "certificate",
-        sqlstate::INVALID_AUTHORIZATION,
-        true,
-        "The client certificate is missing or names somebody else.",
-        "See `certificate_names` of the user.",
-    ),
-    entry(
-        "login_timeout",
-        sqlstate::QUERY_CANCELED,
-        true,
-        "The login was not done within `login_timeout`.",
-        "Usually a client that was frozen while it connected.",
-    ),
-    entry(
-        "unknown_database",
-        sqlstate::INVALID_CATALOG_NAME,
-        true,
-        "No database of that name is configured.",
-        "List it under `[databases]`, or add `\"*\"`.",
-    ),
-    entry(
-        "tenant",
-        sqlstate::INVALID_AUTHORIZATION,
-        true,
-        "The client names a tenant that it may not name, or that there is not.",
-        "See `may_name_tenant` of the user.",
-    ),
-    entry(
-        "too_many_clients",
-        sqlstate::TOO_MANY_CONNECTIONS,
-        true,
-        "As many clients are connected as may: the tenant's or the proxy's `max_clients`.",
-        "Raise it, or find out who keeps connections.",
-    ),
-    entry(
-        "queue_full",
-        sqlstate::TOO_MANY_CONNECTIONS,
-        false,
-        "As many of the tenant's clients wait for a server connection as may (`max_queue`).",
-        "Retry later, with jitter.",
-    ),
-    entry(
-        "queue_timeout",
-        sqlstate::TOO_MANY_CONNECTIONS,
-        false,
-        "No server connection came free within `queue_timeout`.",
-        "Retry later, with jitter; more `max_connections`, or fewer callers.",
-    ),
-    entry("upstream_down", sqlstate::CANNOT_CONNECT_NOW, false, "The upstream cannot be reached.", "The proxy's log says why."),
-    entry(
-        "server_refused",
-        "as the server's",
-        false,
-        "The server refused the connection that the client needs; its own error is passed on.",
-        "The server's own words say why.",
-    ),
-    entry(
-        "draining",
-        sqlstate::CANNOT_CONNECT_NOW,
-        true,
-        "The proxy is stopping and takes no new clients.",
-        "Connect again: another replica answers.",
-    ),
-    entry("shutdown", sqlstate::ADMIN_SHUTDOWN, true, "The proxy is stopping and ends idle clients last.", "Connect again."),
-    entry("killed", sqlstate::ADMIN_SHUTDOWN, true, "An administrator ended the session.", ""),
-    entry(
-        "server_lost",
-        sqlstate::CONNECTION_FAILURE,
-        true,
-        "The server connection was lost inside a transaction or during a query.",
-        "Whether the transaction was committed is not known; connect again.",
-    ),
-    entry(
-        "idle_in_transaction",
-        sqlstate::IDLE_IN_TRANSACTION,
-        true,
-        "The client left a transaction open with nothing running for longer than `idle_transaction_timeout`.",
-        "A Lambda that was frozen inside BEGIN; commit before returning.",
-    ),
-    entry(
-        "idle_client",
-        sqlstate::IDLE_SESSION_TIMEOUT,
-        true,
-        "The client was idle for longer than `client_idle_timeout`.",
-        "It is off by default.",
-    ),
-    entry("cancelled_waiting", sqlstate::QUERY_CANCELED, false, "The client cancelled what was still waiting for a server connection.", ""),
-    entry(
-        "statement_mode",
-        sqlstate::FEATURE_NOT_SUPPORTED,
-        true,
-        "A transaction over several statements on a database with `pool_mode = \"statement\"`.",
-        "Use `pool_mode = \"transaction\"`.",
-    ),
-    entry(
-        "statement_exists",
-        sqlstate::DUPLICATE_STATEMENT_NAME,
-        false,
-        "The client prepares a statement under a name that it has given already, as PostgreSQL would say.",
-        "Close the statement first, or give another name.",
-    ),
-    entry(
-        "strict",
-        sqlstate::FEATURE_NOT_SUPPORTED,
-        false,
-        "A statement that would keep its server connection beyond its transaction, on a database with `strict = true`.",
-        "Do without it, or take `strict` off.",
-    ),
-    entry(
-        "max_pinned",
-        sqlstate::TOO_MANY_CONNECTIONS,
-        false,
-        "A statement that would keep its server connection beyond its transaction, and as many of the tenant's clients keep one as may (`max_pinned`).",
-        "Retry later, with jitter; let go what is kept: UNLISTEN, DROP the temporary table, unlock.",
-    ),
-    entry(
-        "too_late",
-        sqlstate::TOO_MANY_CONNECTIONS,
-        false,
-        "The client's turn for a server connection would come long after `queue_timeout` or its own deadline, by the pace at which its tenant is served: it is refused at once.",
-        "Retry after the time in the hint; more `max_connections`, shorter transactions, or fewer callers.",
-    ),
-    entry(
-        "internal",
-        sqlstate::INTERNAL_ERROR,
-        true,
-        "Something is wrong inside the proxy, or it does not support what was asked for.",
-        "Please report it, with the log.",
-    ),
-];
-
-/// The labels of all faults in metrics, by their number.
-pub const LABELS: [&str; TABLE.len()] = {
-    let mut labels = [""; TABLE.len()];
-    let mut at = 0;
-    while at < labels.len() {
-        labels[at] = TABLE[at].label;
-        at += 1;
-    }
-    labels
-};
 
 impl Fault {
     /// Its number: the place of its label in [`LABELS`].
@@ -376,7 +189,10 @@ impl Fault {
             Self::Strict { .. } => 24,
             Self::TooManyPinned { .. } => 25,
             Self::TooLate { .. } => 26,
-            Self::Unsupported(_) | Self::Internal => 27,
+            Self::Quota { which: Exceeded::Transactions, .. } => 27,
+            Self::Quota { which: Exceeded::ServerTime, .. } => 28,
+            Self::Quota { which: Exceeded::Logins, .. } => 29,
+            Self::Unsupported(_) | Self::Internal => 30,
         }
     }
 
@@ -463,6 +279,11 @@ impl Fault {
                 "a server connection would be kept beyond its transaction (reason: {reason}), which is not allowed on this database"
             ),
             Self::TooManyPinned { .. } => "too many clients keep a server connection beyond their transactions".into(),
+            Self::Quota { which: Exceeded::Transactions, .. } => "too many transactions per second".into(),
+            Self::Quota { which: Exceeded::ServerTime, .. } => "the allowance of server time is used up".into(),
+            Self::Quota { which: Exceeded::Logins, whose, wait } => {
+                format!("too many logins per second for tenant \"{}\"; {}", whose.tenant, retry_after(*wait))
+            }
             Self::Unsupported(what) => format!("{what} is not supported"),
             Self::Internal => "internal error".into(),
         }
@@ -491,6 +312,9 @@ impl Fault {
                 "Clients of tenant \"{}\" keep {limit} connections of upstream \"{}\", as many as may; this one would be kept for: {reason}.",
                 whose.tenant, whose.upstream
             )),
+            Self::Quota { whose, which: Exceeded::Transactions | Exceeded::ServerTime, wait } => {
+                Some(format!("Tenant \"{}\" may begin its next transaction in {} ms.", whose.tenant, wait.as_millis() + 1))
+            }
             Self::IdleInTransaction { limit } | Self::IdleClient { limit } => Some(format!("The limit is {} ms.", limit.as_millis())),
             _ => None,
         }
@@ -500,6 +324,7 @@ impl Fault {
         match self {
             Self::QueueFull { expected, .. } => Some(retry_after(expected.unwrap_or(Duration::from_millis(200)))),
             Self::TooLate { expected, .. } => Some(retry_after(*expected)),
+            Self::Quota { wait, .. } => Some(retry_after(*wait)),
             Self::QueueTimeout { waited, .. } => Some(retry_after((*waited).clamp(Duration::from_millis(200), Duration::from_secs(5)))),
             Self::UpstreamDown { .. } | Self::TooManyPinned { .. } => Some("retry after 1000 ms".into()),
             Self::ServerLost => Some("Whether the transaction was committed is not known.".into()),
@@ -529,19 +354,6 @@ impl Fault {
 /// When to come back; callers read it by machine.
 fn retry_after(wait: Duration) -> String {
     format!("retry after {} ms", wait.as_millis().clamp(50, 30_000))
-}
-
-/// The reference page of all faults, in Markdown.
-pub fn reference() -> String {
-    let mut page = String::from(
-        "# What a refused client hears\n\nGenerated from the fault table; do not edit. On a session that is logged in, a refusal of one transaction is an `ERROR`, after which the \
-         connection can be used again; a `FATAL` ends it. A refused login is always `FATAL`. The label is that of `refused_total`.\n\n| label | SQLSTATE | severity | when | what to do |\n|---|---|---|---|---|\n",
-    );
-    for Entry { label, sqlstate, fatal, what, remedy } in TABLE {
-        let severity = if fatal { "FATAL" } else { "ERROR" };
-        let _ = writeln!(page, "| `{label}` | `{sqlstate}` | {severity} | {what} | {remedy} |");
-    }
-    page
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, Wire, eventually};
+use harness::frames::{bind, execute, parse, sync};
+use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Wire, eventually};
+use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -168,4 +170,77 @@ async fn who_cannot_be_served_in_time_hears_it_at_once() {
     }
     crowd.leave().await;
     assert_eq!(first.value("SELECT 2").await, "2", "the session lives on");
+}
+
+/// The time in milliseconds after which a refused client is told to come back.
+fn hint(refusal: &ServerError) -> u64 {
+    let number = refusal.hint().strip_prefix("retry after ").and_then(|rest| rest.strip_suffix(" ms"));
+    number.unwrap_or_else(|| panic!("{refusal}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn transactions_beyond_their_rate_are_refused_until_the_time_that_they_are_told() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).set("defaults.transactions_per_second", 1).set("defaults.transactions_burst", 3).start().await;
+    let mut client = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    client.query("BEGIN; SELECT 1; COMMIT").await;
+    client.query("BEGIN").await;
+    // A transaction counts once, however many statements it has.
+    for _ in 0..5 {
+        client.query("SELECT 1").await;
+    }
+    client.query("COMMIT").await;
+    client.query("SELECT 3").await;
+    let refusal = client.try_query("SELECT 4").await.unwrap_err();
+    assert_eq!(
+        (refusal.severity(), refusal.code(), refusal.message()),
+        ("ERROR", "53300", "too many transactions per second"),
+        "{refusal}"
+    );
+    assert!(refusal.detail().contains("enant \"default\""), "{refusal}");
+    assert!((50..=1000).contains(&hint(&refusal)), "{refusal}");
+    // A batch is refused once, and dropped up to its end.
+    client.send(&[parse("", "SELECT 5", &[]), bind("", "", &[]), execute("", 0), sync()].concat()).await;
+    let frames = client.until_ready().await;
+    assert_eq!(frames.iter().map(|frame| frame.tag).collect::<Vec<_>>(), *b"EZ");
+    tokio::time::sleep(Duration::from_millis(hint(&refusal) + 5)).await;
+    assert_eq!(client.value("SELECT 6").await, "6");
+    assert!(proxy.metric("pgweir_refused_total{tenant=\"default\",fault=\"transaction_rate\"}").await >= 2.0);
+}
+
+#[tokio::test]
+async fn logins_beyond_their_rate_are_refused_in_words() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).set("defaults.logins_per_second", 1).set("defaults.logins_burst", 2).start().await;
+    let mut first = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    let denied = Wire::login(&proxy, "app", "wrong", "app").await.err().unwrap();
+    assert_eq!(denied.code(), "28P01", "one that fails counts too");
+    let refusal = Wire::login(&proxy, "app", "secret", "app").await.err().unwrap();
+    assert_eq!((refusal.severity(), refusal.code()), ("FATAL", "53300"), "{refusal}");
+    // libpq shows the message only.
+    assert!(refusal.message().contains("too many logins per second for tenant \"default\"; retry after "), "{refusal}");
+    assert_eq!(first.value("SELECT 1").await, "1", "who is in stays in");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_allowance_of_server_time_is_held_to_and_a_reload_raises_it_at_once() {
+    let pg = Postgres::start().await;
+    let mut proxy = Proxy::new(&pg).set("defaults.server_seconds_per_minute", 1).start().await;
+    let mut client = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    client.query("SELECT pg_sleep(1.2)").await;
+    let refusal = client.try_query("SELECT 1").await.unwrap_err();
+    assert_eq!((refusal.code(), refusal.message()), ("53300", "the allowance of server time is used up"), "{refusal}");
+    // A fifth of a second too much, at one second a minute.
+    assert!((11_000..=30_000).contains(&hint(&refusal)), "{refusal}");
+    proxy.rewrite_config(|options| options.set("defaults.server_seconds_per_minute", 600));
+    proxy.signal(Signal::HUP);
+    proxy.logged("reload: done").await;
+    eventually("the new allowance is in force", PATIENCE, async || {
+        let mut another = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+        another.try_query("SELECT 1").await.is_ok()
+    })
+    .await;
+    assert_eq!(client.value("SELECT 2").await, "2");
 }

@@ -1,14 +1,16 @@
 //! Who may hold server connections, and who waits for one in which order. Pure: state, event, now.
 //!
 //! `Accounts` is about tenants: what each holds, may hold, has been promised and has had. `Line` is the queue of one pool. In a line the tenant goes first
-//! that has had the least server time for its weight, and within a tenant the client that has had the least lately.
+//! that has had the least server time for its weight, and within a tenant the client that has had the least lately. `Usage` counts against quotas over time.
 
 mod accounts;
 mod line;
+mod quota;
 mod recent;
 mod share;
 mod standing;
 
 pub use accounts::{Accounts, Limits, Refusal, Request, TenantId};
 pub use line::{Entry, Line, Pick, Ticket};
+pub use quota::{Exceeded, Pace, Quotas, Usage};
 pub use recent::{LEVELS, Recent};

@@ -270,6 +270,11 @@ impl Client {
     #[inline]
     async fn acquire(&mut self, wish: Wish, began: Instant) -> Option<(Lease, First, Instant)> {
         self.worker.rouse(self.slot, &self.watch);
+        let allowed = self.watch.tenant.borrow().begin(began);
+        if let Err((which, wait)) = allowed {
+            Box::pin(self.refuse_wish(wish, Fault::Quota { whose: self.whose(), which, wait })).await;
+            return None;
+        }
         if let Wish::Scratch(count) = wish {
             match self.worker.local.request(&self.watch.pool, self.claim(), began) {
                 Ok(Attempt::Ready(lease)) if self.suits(&lease, began) => {
@@ -283,6 +288,15 @@ impl Client {
             }
         }
         Box::pin(self.acquire_slowly(None, began)).await
+    }
+
+    /// Refuses what the client wants before it is asked for.
+    #[cold]
+    async fn refuse_wish(&mut self, wish: Wish, fault: Fault) {
+        if let Wish::Scratch(count) = wish {
+            with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
+        }
+        self.refuse(&fault).await;
     }
 
     /// Whether a connection can be used by this client as it is.

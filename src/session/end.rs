@@ -95,7 +95,7 @@ impl Relay<'_> {
             self.note_pin();
             self.lease.server_mut().state.dirty = true;
         }
-        self.client.watch.has_held(at.saturating_duration_since(self.began), self.client.worker.period());
+        self.client.watch.has_held(at.saturating_duration_since(self.began), self.client.worker.period(), at);
         if matches!(stop, Stop::Settled) {
             if self.inspector.is_dirty() {
                 self.lease.server_mut().state.dirty = true;
@@ -122,7 +122,7 @@ impl Relay<'_> {
         if self.has_reported && examination.is_empty() {
             self.lease.learn();
         }
-        self.client.watch.has_held(at.saturating_duration_since(self.began), self.client.worker.period());
+        self.client.watch.has_held(at.saturating_duration_since(self.began), self.client.worker.period(), at);
         self.end_edit();
         End::Examine(Box::new(Change { lease: self.lease, examination, pin, is_certain: self.is_straight, version: self.version, at }))
     }

@@ -12,10 +12,11 @@ use super::phase;
 use super::secrets::{Secrets, server_secret_of};
 use super::watch::Tenant;
 use super::worker::{Mail, Mailbox};
-use crate::admission::{Limits, TenantId};
+use crate::admission::{Limits, Pace, Quotas, TenantId, Usage};
 use crate::auth::{Denied, tls_server_end_point};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
+use crate::net::now;
 use crate::net::tls::ClientTls;
 use crate::pool::ledger::Keep;
 use crate::pool::{Pool, PoolKey, Upstream};
@@ -59,6 +60,8 @@ pub struct House {
     by_tenant: Mutex<HashMap<String, Arc<AtomicU32>>>,
     /// How many clients of each tenant keep a server connection.
     pinned: Mutex<HashMap<String, Arc<AtomicU32>>>,
+    /// What each tenant has used of its quotas.
+    usage: Mutex<HashMap<String, Arc<Mutex<Usage>>>>,
     /// Tenants' names by their number.
     tenant_names: Mutex<Vec<String>>,
 }
@@ -86,6 +89,7 @@ impl House {
             clients: AtomicU32::new(0),
             by_tenant: Mutex::default(),
             pinned: Mutex::default(),
+            usage: Mutex::default(),
             tenant_names: Mutex::default(),
         }))
     }
@@ -137,7 +141,9 @@ impl House {
         let numbers = self.metrics.tenant(worker, &name).unwrap_or_else(|| unreachable!("it has just been added"));
         let pinned = Arc::clone(self.pinned.lock().entry(name.clone()).or_default());
         let max_pinned = configured.map_or(0, |tenant| tenant.limits.max_pinned);
-        Tenant { id: self.tenant_id(&name), name, limits, numbers, pinned, max_pinned }
+        let quotas = configured.map(|tenant| quotas(&tenant.limits)).filter(|quotas| *quotas != Quotas::default());
+        let usage = Arc::clone(self.usage.lock().entry(name.clone()).or_insert_with(|| Arc::new(Mutex::new(Usage::new(now())))));
+        Tenant { id: self.tenant_id(&name), name, limits, numbers, pinned, max_pinned, quotas, usage }
     }
 
     /// The number that a tenant's accounts go by. It stays with the name over reloads.
@@ -246,6 +252,15 @@ fn times(limits: &config::Limits, clients: &config::Clients) -> phase::Limits {
         idle_transaction: limits.idle_transaction_timeout,
         idle: limits.client_idle_timeout,
         write_stall: clients.write_stall_timeout,
+    }
+}
+
+/// What a tenant may use over time.
+fn quotas(limits: &config::Limits) -> Quotas {
+    Quotas {
+        transactions: Pace::per_second(limits.transactions_per_second, limits.transactions_burst),
+        logins: Pace::per_second(limits.logins_per_second, limits.logins_burst),
+        server_seconds: limits.server_seconds_per_minute,
     }
 }
 

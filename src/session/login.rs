@@ -92,8 +92,11 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
         say::negotiate(&mut out, minor, &hello.startup.unrecognised);
         hello.io.write_all(&out).await?;
     }
-    let proven = arrival.prove(hello).await;
     let tenant = arrival.tenant(hello);
+    let proven = match tenant.as_ref().map_or(Ok(()), |(tenant, _)| may_log_in(tenant)) {
+        Ok(()) => arrival.prove(hello).await,
+        Err(fault) => Err(fault.into()),
+    };
     let outcome = match (proven, &tenant) {
         (Err(failed), _) => Err(failed),
         (Ok(_), Err(fault)) => Err(fault.clone().into()),
@@ -109,6 +112,13 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
     outcome
 }
 
+/// Whether the tenant's logins are few enough; before the client is asked for a proof, which is what a login costs.
+fn may_log_in(tenant: &Tenant) -> Result<(), Fault> {
+    let Some(quotas) = &tenant.quotas else { return Ok(()) };
+    let whose = || Whose { tenant: tenant.name.clone(), upstream: String::new() };
+    tenant.usage.lock().log_in(quotas, now()).map_err(|(which, wait)| Fault::Quota { whose: whose(), which, wait })
+}
+
 fn outcome_of<T>(outcome: &Result<T, Failed>) -> LoginOutcome {
     match outcome {
         Ok(_) => LoginOutcome::Ok,
@@ -116,6 +126,8 @@ fn outcome_of<T>(outcome: &Result<T, Failed>) -> LoginOutcome {
             Fault::TooManyClients { .. }
             | Fault::QueueFull { .. }
             | Fault::QueueTimeout { .. }
+            | Fault::TooLate { .. }
+            | Fault::Quota { .. }
             | Fault::Draining
             | Fault::UpstreamDown { .. },
         )) => LoginOutcome::Refused,

@@ -7,10 +7,11 @@ use std::sync::atomic::AtomicU32;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::phase::{Limits, Phase, Timing};
-use crate::admission::{Recent, TenantId};
+use crate::admission::{Exceeded, Quotas, Recent, TenantId, Usage};
 use crate::metrics::TenantShard;
 use crate::net::Peer;
 use crate::pool::Pool;
@@ -53,6 +54,21 @@ pub struct Tenant {
     pub pinned: Arc<AtomicU32>,
     /// The most that may; 0 is no limit.
     pub max_pinned: u32,
+    /// What it may use over time, where that is limited.
+    pub quotas: Option<Quotas>,
+    /// What all its clients have used.
+    pub usage: Arc<Mutex<Usage>>,
+}
+
+impl Tenant {
+    /// A transaction begins.
+    ///
+    /// # Errors
+    /// Which quota is used up, and for how long.
+    #[inline]
+    pub fn begin(&self, now: Instant) -> Result<(), (Exceeded, Duration)> {
+        self.quotas.as_ref().map_or(Ok(()), |quotas| self.usage.lock().begin(quotas, now))
+    }
 }
 
 /// One client of this worker.
@@ -146,8 +162,12 @@ impl Watch {
 
     /// It has held a server connection for so long.
     #[inline]
-    pub fn has_held(&self, held: Duration, period: u32) {
-        self.tenant.borrow().numbers.lease.observe(held);
+    pub fn has_held(&self, held: Duration, period: u32, now: Instant) {
+        let tenant = self.tenant.borrow();
+        tenant.numbers.lease.observe(held);
+        if let Some(quotas) = &tenant.quotas {
+            tenant.usage.lock().held(quotas, held, now);
+        }
         let mut recent = self.recent.get();
         recent.add(held, period);
         self.recent.set(recent);

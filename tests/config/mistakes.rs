@@ -152,10 +152,10 @@ fn a_guarantee_larger_than_the_budget_is_an_error() {
 
 #[test]
 fn what_is_not_in_force_yet_is_said() {
-    let loaded = load(&with("[defaults]\ntransactions_per_second = 5\nlogins_per_second = 0\n"), &[]).unwrap();
+    let loaded = load(&with("[listen]\napi = \"127.0.0.1:8443\"\n"), &[]).unwrap();
     let told: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("`transactions_per_second` is not in force yet"), "{told:?}");
+    assert!(told[0].contains("`api` is not in force yet"), "{told:?}");
 }
 
 #[test]

@@ -132,34 +132,34 @@ limits! {
     ///
     /// applies: at once
     client_idle_timeout: Period = Period::secs(0);
-    /// The most transactions begun per second, on average. 0 is no limit.
-    ///
-    /// not in force yet: rate limits are not built.
+    /// The most transactions begun per second, on average; one more is refused with 53300 and the time after which to come back. In session mode, and while a
+    /// client keeps its server connection, each time that it is given one counts. 0 is no limit.
     ///
     /// applies: at once
     #[range(0..=10_000_000)]
     transactions_per_second: u32 = 0;
     /// How many transactions may begin at once before `transactions_per_second` holds. 0 is one second's worth.
     ///
-    /// not in force yet: rate limits are not built.
-    ///
     /// applies: at once
     #[range(0..=10_000_000)]
     transactions_burst: u32 = 0;
-    /// The most logins per second, on average. 0 is no limit.
-    ///
-    /// not in force yet: rate limits are not built.
+    /// The most logins per second, on average, whether they succeed or not; one more is refused with 53300 in the text. 0 is no limit.
     ///
     /// applies: at once
     #[range(0..=10_000_000)]
     logins_per_second: u32 = 0;
     /// How many logins may come at once before `logins_per_second` holds. 0 is one second's worth.
     ///
-    /// not in force yet: rate limits are not built.
-    ///
     /// applies: at once
     #[range(0..=10_000_000)]
     logins_burst: u32 = 0;
+    /// The server time that the tenant may use in a minute, in seconds: what its clients hold server connections, all together. 60 is one connection all the time. What is
+    /// not used can be used later, up to one minute's worth; whoever begins a transaction when it is used up is refused with 53300 and the time after which to come back.
+    /// 0 is no limit.
+    ///
+    /// applies: at once
+    #[range(0..=10_000_000)]
+    server_seconds_per_minute: u32 = 0;
 }
 
 /// Which clients belong to a tenant. `*` in a pattern is any run of characters, `?` any one.
