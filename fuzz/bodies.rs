@@ -62,6 +62,16 @@ pub fn statement(text: &[u8]) {
     if sql::deallocated(text).is_some() {
         assert!(effects.deallocates(), "what is deallocated is told");
     }
+    if let Some(found) = sql::terms(text) {
+        assert!(found.end <= text.len() && !found.tags.is_empty(), "{found:?}");
+        assert_eq!(sql::terms(&text[found.end..]), None, "all of them are found at once");
+    }
+    if let Some(left) = sql::comment(text) {
+        assert_eq!(
+            sql::comment(&[b" ", text, b" ;"].concat()).is_some(),
+            !text.trim_ascii().ends_with(b";") || sql::comment(text) == Some(left)
+        );
+    }
     let mut end = 0;
     for statement in sql::statements(text) {
         assert!(end <= statement.start && statement.start <= statement.end && statement.end <= text.len(), "{statement:?}");

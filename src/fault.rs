@@ -152,6 +152,12 @@ pub enum Fault {
         /// For how long.
         wait: Duration,
     },
+    /// The time that the client's caller has left is over.
+    Deadline,
+    /// The same inside a transaction on a server connection that the client has kept.
+    DeadlineInTransaction,
+    /// What the client says of its deadline is none.
+    BadDeadline,
     /// The client is connected to itself through something that does not speak the protocol.
     Unsupported(&'static str),
     /// Something is wrong inside.
@@ -192,7 +198,10 @@ impl Fault {
             Self::Quota { which: Exceeded::Transactions, .. } => 27,
             Self::Quota { which: Exceeded::ServerTime, .. } => 28,
             Self::Quota { which: Exceeded::Logins, .. } => 29,
-            Self::Unsupported(_) | Self::Internal => 30,
+            Self::Deadline => 30,
+            Self::DeadlineInTransaction => 31,
+            Self::BadDeadline => 32,
+            Self::Unsupported(_) | Self::Internal => 33,
         }
     }
 
@@ -284,6 +293,9 @@ impl Fault {
             Self::Quota { which: Exceeded::Logins, whose, wait } => {
                 format!("too many logins per second for tenant \"{}\"; {}", whose.tenant, retry_after(*wait))
             }
+            Self::Deadline => "canceling statement because the client's deadline has passed".into(),
+            Self::DeadlineInTransaction => "terminating connection because the client's deadline has passed inside a transaction".into(),
+            Self::BadDeadline => "invalid value for a client's deadline: it is a number of milliseconds".into(),
             Self::Unsupported(what) => format!("{what} is not supported"),
             Self::Internal => "internal error".into(),
         }

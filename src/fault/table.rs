@@ -18,7 +18,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-pub(super) const TABLE: [Entry; 31] = [
+pub(super) const TABLE: [Entry; 34] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -204,6 +204,27 @@ pub(super) const TABLE: [Entry; 31] = [
         true,
         "The tenant's clients log in more often than they may (`logins_per_second`, `logins_burst`).",
         "Keep connections between invocations; retry after the time in the text.",
+    ),
+    entry(
+        "deadline",
+        sqlstate::QUERY_CANCELED,
+        false,
+        "The time that the client's caller has left (`pgweir.deadline_ms`, `pgweir.deadline_at`, `pgweir.budget_ms`, or a comment `/* deadline_ms=N */`) was over before a server connection was free.",
+        "Nothing was run; a statement that runs is cancelled with the same code by the server.",
+    ),
+    entry(
+        "deadline_in_transaction",
+        sqlstate::IDLE_IN_TRANSACTION,
+        true,
+        "The same inside a transaction, for a client that keeps its server connection or is in the middle of a message. Others keep their session: the transaction is undone, and what they say next fails as in any failed transaction.",
+        "Connect again.",
+    ),
+    entry(
+        "bad_deadline",
+        sqlstate::INVALID_PARAMETER_VALUE,
+        false,
+        "`SET pgweir.deadline_ms` or `pgweir.deadline_at` with a value that is no number of milliseconds.",
+        "Write the milliseconds that are left, or the time since 1970 in milliseconds.",
     ),
     entry(
         "internal",

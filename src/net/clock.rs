@@ -68,6 +68,11 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The time since the beginning of 1970, by the system's clock.
+pub fn since_1970() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// A sleep; see [`Clock::sleep_until`].
 #[derive(Debug)]
 pub struct Sleep {

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::deadline::{Own, has_terms};
 use super::end::End;
 use super::house::Admitted;
 use super::inspect::HELD;
 use super::login::LoggedIn;
+use super::names::Names;
 use super::phase::Phase;
 use super::pins::{Pin, PinSlot, Pins};
 use super::relay::{First, Relay};
-use super::statements::Names;
 use super::watch::{Signal, Watch};
 use super::worker::Worker;
 use crate::fault::{Fault, Whose};
@@ -26,9 +27,9 @@ use crate::metrics::CancelCause;
 use crate::net::{Io, now};
 use crate::pool::ledger::Claim;
 use crate::pool::{Attempt, Lease, Unavailable, Wait, with_scratch};
-use crate::upstream::Settings;
+use crate::upstream::{Broken, ServerError, Settings};
+use crate::wire::say;
 use crate::wire::scan::{Side, body_length};
-use crate::wire::{Status, say};
 
 /// A client that is logged in.
 #[derive(Debug)]
@@ -57,6 +58,10 @@ pub struct Client {
     pub(super) leased: Option<(Lease, First, Instant)>,
     /// The client's place among those that keep a server connection.
     pub(super) pin_slot: Option<Box<PinSlot>>,
+    /// Its transaction was undone because its time was over, and it has not heard of that, or not ended it yet.
+    pub(super) is_undone: bool,
+    /// Its prepared statements that set its deadline.
+    pub(super) own: Option<Box<Own>>,
     /// Why that is one that the client has kept, and the reason that was told before.
     pub(super) kept: Option<(Pins, Option<Pin>)>,
     _admitted: Admitted,
@@ -107,6 +112,8 @@ impl Client {
             skip: 0,
             leased: None,
             pin_slot: None,
+            is_undone: false,
+            own: None,
             kept: None,
             _admitted: admitted,
         }
@@ -141,6 +148,7 @@ impl Client {
             };
             self.watch.enter(Phase::Idle, end.at());
             self.worker.rest(&self.watch);
+            self.is_undone &= matches!(end, End::Unsent { .. });
             if !matches!(end, End::Settled { .. }) && !Box::pin(self.after(end)).await {
                 return;
             }
@@ -154,6 +162,11 @@ impl Client {
             return self.leave();
         }
         self.leased = self.acquire(wish, now()).await;
+    }
+
+    /// The rest of the batch at the front is dropped up to its Sync.
+    pub(super) fn discard(&mut self) {
+        self.discarding = true;
     }
 
     /// Whether the client is one that is to leave.
@@ -190,7 +203,7 @@ impl Client {
             match read.await {
                 Ok(0) => return Wish::Leave,
                 Ok(count) => {
-                    if self.held.is_empty() && !self.discarding && with_scratch(|scratch| is_for_server(&scratch[..count])) {
+                    if self.held.is_empty() && !self.discarding && with_scratch(|scratch| self.is_for_server(&scratch[..count])) {
                         return Wish::Scratch(count);
                     }
                     with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
@@ -210,7 +223,7 @@ impl Client {
         }
         match self.watch.take_signal()? {
             Signal::Kill => Some(Fault::Shutdown),
-            Signal::EndIdle(limit) => Some(Fault::IdleClient { limit }),
+            Signal::EndIdle(limit) => Some(Fault::IdleClient { limit: Duration::from_millis(limit.into()) }),
             _ => {
                 self.watch.take_cancels();
                 None
@@ -234,12 +247,15 @@ impl Client {
                 }
             };
             let enough = self.held.len() >= total.min(HELD);
+            let is_whole = self.held.len() >= total && !self.discarding;
             match kind {
                 b'X' => break Front::Leave,
+                _ if is_whole && self.answer_terms(kind, total, &mut out) => {}
+                _ if is_whole && self.is_undone && self.ends_undone(kind, total, &mut out) => {}
                 // A Sync with nothing before it, or the end of a refused batch (C8, C9).
                 b'S' if enough => {
                     self.discarding = false;
-                    say::ready(&mut out, Status::Idle);
+                    say::ready(&mut out, self.status());
                     self.held.drain(..total);
                 }
                 b'S' => break Front::Unknown,
@@ -262,21 +278,26 @@ impl Client {
 
     /// What this client asks for a server connection with.
     #[inline]
-    fn claim(&self) -> Claim {
-        Claim { tenant: self.watch.tenant.borrow().id, level: self.watch.recent().level(self.worker.period()), within: None }
+    fn claim(&self, now: Instant) -> Claim {
+        let within = self.watch.timing().until.map(|until| until.saturating_duration_since(now));
+        Claim { tenant: self.watch.tenant.borrow().id, level: self.watch.recent().level(self.worker.period()), within }
     }
 
     /// A server connection that is ready for this client, since when, or none: then the client has heard why, or has left.
     #[inline]
     async fn acquire(&mut self, wish: Wish, began: Instant) -> Option<(Lease, First, Instant)> {
         self.worker.rouse(self.slot, &self.watch);
-        let allowed = self.watch.tenant.borrow().begin(began);
-        if let Err((which, wait)) = allowed {
-            Box::pin(self.refuse_wish(wish, Fault::Quota { whose: self.whose(), which, wait })).await;
-            return None;
-        }
+        let in_scratch = if let Wish::Scratch(count) = wish { Some(count) } else { None };
+        let until = match self.may_begin(in_scratch, began) {
+            Ok(until) => until,
+            Err(fault) => {
+                Box::pin(self.refuse_wish(wish, *fault)).await;
+                return None;
+            }
+        };
+        self.watch.set(|timing| timing.until = until);
         if let Wish::Scratch(count) = wish {
-            match self.worker.local.request(&self.watch.pool, self.claim(), began) {
+            match self.worker.local.request(&self.watch.pool, self.claim(began), began) {
                 Ok(Attempt::Ready(lease)) if self.suits(&lease, began) => {
                     self.watch.tenant.borrow().numbers.queue_wait.observe(Duration::ZERO);
                     return Some((lease, First::Scratch(count), began));
@@ -288,6 +309,15 @@ impl Client {
             }
         }
         Box::pin(self.acquire_slowly(None, began)).await
+    }
+
+    /// When the time is over for what the client wants to begin.
+    #[inline]
+    fn may_begin(&self, in_scratch: Option<usize>, began: Instant) -> Result<Option<Instant>, Box<Fault>> {
+        let until = self.time_left(in_scratch, began).map_err(|()| Box::new(Fault::Deadline))?;
+        let allowed = self.watch.tenant.borrow().begin(began);
+        allowed.map_err(|(which, wait)| Box::new(Fault::Quota { whose: self.whose(), which, wait }))?;
+        Ok(until)
     }
 
     /// Refuses what the client wants before it is asked for.
@@ -302,7 +332,7 @@ impl Client {
     /// Whether a connection can be used by this client as it is.
     #[inline]
     fn suits(&self, lease: &Lease, now: Instant) -> bool {
-        Arc::ptr_eq(&lease.server().state.settings, &self.settings) && !lease.wants_check(now)
+        Arc::ptr_eq(&lease.server().state.settings, &self.settings) && !lease.wants_check(now) && !self.is_undone
     }
 
     /// Waits, checks and prepares.
@@ -312,7 +342,10 @@ impl Client {
         began: Instant,
     ) -> Option<(Lease, First, Instant)> {
         loop {
-            let this = attempt.take().unwrap_or_else(|| self.worker.local.request(&self.watch.pool, self.claim(), now()));
+            let this = attempt.take().unwrap_or_else(|| {
+                let now = now();
+                self.worker.local.request(&self.watch.pool, self.claim(now), now)
+            });
             let mut lease = match this {
                 Ok(Attempt::Ready(lease)) => lease,
                 Ok(Attempt::Wait(wait)) => self.wait(wait, began).await?,
@@ -328,7 +361,7 @@ impl Client {
                 tracing::info!(%why, "an idle server connection gave no sign of life and is closed");
                 continue;
             }
-            match lease.server_mut().apply(&self.settings).await {
+            match self.prepare(&mut lease).await {
                 Ok(Ok(())) => {
                     let at = now();
                     self.watch.tenant.borrow().numbers.queue_wait.observe(at.saturating_duration_since(began));
@@ -344,12 +377,27 @@ impl Client {
         }
     }
 
+    /// Brings a server connection to where the client stands.
+    async fn prepare(&self, lease: &mut Lease) -> Result<Result<(), ServerError>, Broken> {
+        if let Err(refusal) = lease.server_mut().apply(&self.settings).await? {
+            return Ok(Err(refusal));
+        }
+        if self.is_undone {
+            Self::fail_as_before(lease).await?;
+        }
+        Ok(Ok(()))
+    }
+
     /// Waits in the queue, with an eye on the client: one that has gone, or has changed its mind, leaves the queue at once.
     async fn wait(&mut self, mut wait: Wait, began: Instant) -> Option<Lease> {
         self.watch.enter(Phase::Waiting, began);
         let outcome = poll_fn(|cx| {
             match self.watch.take_signal() {
-                Some(Signal::Refuse(waited)) => return Poll::Ready(Err(Some(Fault::QueueTimeout { whose: self.whose(), waited }))),
+                Some(Signal::Refuse) => {
+                    let waited = now().saturating_duration_since(began);
+                    return Poll::Ready(Err(Some(Fault::QueueTimeout { whose: self.whose(), waited })));
+                }
+                Some(Signal::Deadline) => return Poll::Ready(Err(Some(Fault::Deadline))),
                 Some(Signal::Cancel) => {
                     self.watch.tenant.borrow().numbers.cancelled[CancelCause::Request.index()].add(1);
                     self.watch.take_cancels();
@@ -399,6 +447,7 @@ impl Client {
     async fn refuse(&mut self, fault: &Fault) {
         self.worker.rest(&self.watch);
         self.watch.enter(Phase::Idle, now());
+        self.watch.set(|timing| timing.until = None);
         let mut out = BytesMut::new();
         self.count(fault);
         fault.say(&mut out, true);
@@ -410,7 +459,7 @@ impl Client {
             Some(&[kind @ (b'Q' | b'F'), a, b, c, d]) => {
                 let total = body_length(Side::Client, kind, [a, b, c, d]).unwrap_or(0) as usize + 5;
                 self.skip = u32::try_from(total).unwrap_or(u32::MAX);
-                say::ready(&mut out, Status::Idle);
+                say::ready(&mut out, self.status());
             }
             _ => self.discarding = true,
         }
@@ -431,6 +480,10 @@ impl Client {
             End::Fault { fault, .. } => {
                 self.say_fault(&fault, true).await;
                 !fault.is_fatal(true)
+            }
+            End::Overdue { .. } => {
+                self.is_undone = true;
+                true
             }
             // Where the server connection broke before it had a byte of ours, somewhere else then (G4).
             End::Settled { .. } | End::Unsent { .. } => true,
@@ -464,17 +517,23 @@ impl Client {
     fn stall_limit(&self) -> Duration {
         self.watch.tenant.borrow().limits.write_stall.unwrap_or(super::NO_LIMIT)
     }
-}
 
-/// Whether these bytes begin with a message that only a server can answer, and as much of it is here as the inspector asks for.
-#[inline]
-fn is_for_server(bytes: &[u8]) -> bool {
-    let Some(&[kind, a, b, c, d]) = bytes.first_chunk::<5>() else { return false };
-    match kind {
-        b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' => {}
-        _ => return false,
+    /// Whether these bytes begin with a message that only a server can answer, and as much of it is here as the inspector asks for.
+    #[inline]
+    fn is_for_server(&self, bytes: &[u8]) -> bool {
+        let Some(&[kind, a, b, c, d]) = bytes.first_chunk::<5>() else { return false };
+        match kind {
+            // What may be about a deadline, or undone, is looked at more closely.
+            _ if self.is_undone => return false,
+            b'B' | b'D' | b'E' | b'C' if self.own.is_some() => return false,
+            b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' => {}
+            _ => return false,
+        }
+        let Ok(length) = body_length(Side::Client, kind, [a, b, c, d]) else { return false };
+        let total = length as usize + 5;
+        if bytes.len() < total {
+            return bytes.len() >= HELD;
+        }
+        !(matches!(kind, b'Q' | b'P') && (kind == b'P' && self.own.is_some() || has_terms(kind, &bytes[5..total])))
     }
-    let Ok(length) = body_length(Side::Client, kind, [a, b, c, d]) else { return false };
-    let total = length as usize + 5;
-    bytes.len() >= total.min(HELD)
 }

@@ -37,13 +37,18 @@ pub enum End {
         /// When.
         at: Instant,
     },
+    /// The time of its caller was over inside a transaction, which is being undone; the client hears of that when it goes on.
+    Overdue {
+        /// When.
+        at: Instant,
+    },
 }
 
 impl End {
     /// When.
     pub fn at(&self) -> Instant {
         match self {
-            Self::Settled { at } | Self::Gone { at } | Self::Fault { at, .. } | Self::Unsent { at } => *at,
+            Self::Settled { at } | Self::Gone { at } | Self::Fault { at, .. } | Self::Unsent { at } | Self::Overdue { at } => *at,
             Self::Examine(change) => change.at,
         }
     }
@@ -63,6 +68,8 @@ pub enum Stop {
     ServerLost,
     /// The server connection broke before it took a byte.
     Unsent,
+    /// The time of the client's caller is over inside a transaction.
+    Overdue,
     Malformed(Malformed),
     Fault(Box<Fault>),
 }
@@ -83,6 +90,7 @@ impl Relay<'_> {
         self.client.unsent.drain(..self.given.min(self.client.unsent.len()));
         self.client.watch.set(|timing| {
             timing.transaction_since = None;
+            timing.until = None;
             timing.stalled_since = None;
             timing.watched = false;
         });
@@ -141,8 +149,11 @@ impl Relay<'_> {
             self.client.watch.tenant.borrow().numbers.cancelled[CancelCause::ClientGone.index()].add(1);
         }
         let lost = matches!(stop, Stop::ServerLost);
+        let overdue = matches!(stop, Stop::Overdue);
         let fault = match stop {
-            Stop::Settled | Stop::Examine | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent => None,
+            // Who is in the middle of a message cannot go on without its server.
+            Stop::Overdue if session || cut_short => Some(Box::new(Fault::DeadlineInTransaction)),
+            Stop::Settled | Stop::Examine | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent | Stop::Overdue => None,
             // What the server said of its end has been passed on (G3).
             Stop::ServerLost if self.server_ends => None,
             Stop::ServerLost => Some(Box::new(Fault::ServerLost)),
@@ -150,6 +161,7 @@ impl Relay<'_> {
             Stop::Fault(fault) => Some(fault),
         };
         let end = match fault {
+            None if overdue => End::Overdue { at },
             None => End::Gone { at },
             Some(fault) if self.lease.server().state.frames.at_edge() => End::Fault { fault, at },
             // In the middle of an answer nothing can be said that the client would not take for the rest of it.

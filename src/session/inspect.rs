@@ -306,7 +306,7 @@ impl Inspector {
         match kind {
             b'Q' => {
                 let text = message::query(body).unwrap_or(body);
-                if self.guarded_pin(text, whole).is_some() {
+                if self.guarded_pin(text, whole).is_some() || whole && sql::terms(text).is_some() {
                     return false;
                 }
                 self.forget_unnamed();
@@ -328,6 +328,9 @@ impl Inspector {
     }
 
     fn parse(&mut self, body: &[u8], whole: bool) -> bool {
+        if whole && message::parse(body).is_ok_and(|(_, text)| sql::terms(text).is_some()) {
+            return false;
+        }
         if body.first() == Some(&0) {
             let text = message::parse(body).map_or(body, |(_, text)| text);
             if self.guarded_pin(text, whole).is_some() {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
@@ -211,6 +211,7 @@ impl Arrival<'_> {
         let limit = self.config.tenants.get(at).map_or(0, |tenant| tenant.limits.max_clients);
         let admitted = house.admit(&tenant.name, limit).map_err(|(tenant, limit)| Fault::TooManyClients { tenant, limit })?;
         let pool = self.pool(hello, at, database).ok_or_else(unknown)?;
+        let budget = budget(hello)?;
         let configured = self.config.users.get(&self.user).map_or(ServerSecret::None, server_secret_of);
         if matches!(configured, ServerSecret::None) {
             remember_keys(&pool, proven);
@@ -224,7 +225,8 @@ impl Arrival<'_> {
 
         let nonce = u32::from_be_bytes(random().map_err(|_| Fault::Internal)?);
         let long_key = minor >= 2;
-        let (slot, watch) = worker.enroll(|| Watch::new(nonce, long_key, self.peer, (pool, database.strict), Rc::clone(tenant), now()));
+        let (slot, watch) =
+            worker.enroll(|| Watch::new((nonce, long_key), self.peer, (pool, database.strict, budget), Rc::clone(tenant), now()));
         let pid = house.keys.pid(worker.number, slot);
         let mut out = BytesMut::with_capacity(512);
         say::authentication_ok(&mut out);
@@ -260,6 +262,12 @@ impl Arrival<'_> {
         let mode = if replication.is_some() { PoolMode::Session } else { database.pool_mode };
         Some(upstream.pool(&key, mode, keep, login))
     }
+}
+
+/// The time that each transaction of this client's may take, waiting included, in milliseconds; 0 is no limit: `options=-c pgweir.budget_ms=N`.
+fn budget(hello: &Hello) -> Result<u32, Fault> {
+    let Some(written) = hello.startup.setting("pgweir.budget_ms") else { return Ok(0) };
+    text(written).trim().parse().map_err(|_| Fault::BadDeadline)
 }
 
 /// Where the configuration has nothing to log in to the server with, the client's own login has shown what to use.
@@ -298,7 +306,7 @@ async fn profile(worker: &Rc<Worker>, pool: &Arc<Pool>, tenant: &Rc<Tenant>, set
     let mut lease = match attempt {
         Attempt::Ready(lease) => lease,
         Attempt::Wait(wait) => {
-            let limit = tenant.limits.queue.unwrap_or(std::time::Duration::MAX / 4);
+            let limit = tenant.limits.queue.unwrap_or(Duration::MAX / 4);
             let waited = worker.clock.within(limit, wait).await;
             let lease = waited.ok_or_else(|| match pool.never_opened() {
                 Some(why) => Fault::broken(&why, whose),

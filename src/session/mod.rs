@@ -4,6 +4,7 @@
 //! are the pure parts. `worker` is the thread that all of its clients live on, `house` what the threads share.
 
 mod client;
+mod deadline;
 mod end;
 mod examine;
 mod exchange;
@@ -12,7 +13,8 @@ mod house;
 mod inspect;
 mod keys;
 mod login;
-pub mod phase;
+pub mod names;
+mod phase;
 mod pins;
 mod relay;
 mod rewrite;

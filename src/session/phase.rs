@@ -49,6 +49,8 @@ pub struct Timing {
     pub since: Instant,
     /// Since when its transaction is open.
     pub transaction_since: Option<Instant>,
+    /// When the time is over that its caller has left for what it does.
+    pub until: Option<Instant>,
     /// Since when it has not taken a byte that was for it.
     pub stalled_since: Option<Instant>,
     /// Whether its running query has been told to end already.
@@ -81,6 +83,8 @@ pub enum Due {
     Refuse(Duration),
     /// What it runs must be cancelled.
     Cancel,
+    /// The time of its caller is over: it waits no more, what it runs is cancelled, its transaction is undone.
+    Deadline,
     /// Its transaction, in which nothing runs, must be ended, and the session with it.
     EndTransaction(Duration),
     /// The session must be ended.
@@ -99,6 +103,13 @@ pub fn due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Due> {
     let past = |since: Instant, limit: Option<Duration>| limit.filter(|limit| now.saturating_duration_since(since) >= *limit);
     if timing.stalled_since.is_some_and(|since| past(since, limits.write_stall).is_some()) {
         return Some(Due::Cut);
+    }
+    if timing.until.is_some_and(|until| now >= until) {
+        match timing.phase {
+            Phase::Waiting | Phase::Open => return Some(Due::Deadline),
+            Phase::Running if !timing.cancelling => return Some(Due::Deadline),
+            _ => {}
+        }
     }
     let in_transaction = timing.transaction_since.and_then(|since| past(since, limits.transaction));
     match timing.phase {
@@ -121,7 +132,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn timing(phase: Phase, since: Instant) -> Timing {
-        Timing { phase, since, transaction_since: None, stalled_since: None, cancelling: false, watched: true }
+        Timing { phase, since, transaction_since: None, until: None, stalled_since: None, cancelling: false, watched: true }
     }
 
     fn limits() -> Limits {
@@ -172,6 +183,24 @@ mod tests {
         assert_eq!(due(&open, &limits, start + SECOND), Some(Due::Cancel));
         open.cancelling = true;
         assert_eq!(due(&open, &limits, start + SECOND), None, "once is enough");
+    }
+
+    #[test]
+    fn a_deadline_holds_wherever_somebody_works_or_waits_for_the_client() {
+        let start = Instant::now();
+        for (phase, what) in [
+            (Phase::Waiting, Some(Due::Deadline)),
+            (Phase::Running, Some(Due::Deadline)),
+            (Phase::Open, Some(Due::Deadline)),
+            (Phase::Idle, None),
+            (Phase::Pinned, None),
+        ] {
+            let timing = Timing { until: Some(start + SECOND), ..timing(phase, start) };
+            assert_eq!(due(&timing, &Limits::default(), start), None, "{phase:?} has time left");
+            assert_eq!(due(&timing, &Limits::default(), start + SECOND), what, "{phase:?}");
+        }
+        let cancelling = Timing { until: Some(start), cancelling: true, ..timing(Phase::Running, start) };
+        assert_eq!(due(&cancelling, &Limits::default(), start), None, "once is enough");
     }
 
     #[test]

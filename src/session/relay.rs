@@ -7,7 +7,7 @@
 use std::io;
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::end::Stop;
@@ -80,6 +80,7 @@ impl<'a> Relay<'a> {
         let Some((lease, first, began)) = client.leased.take() else { unreachable!("whoever begins has a lease") };
         client.watch.enter(Phase::Running, began);
         client.watch.set(|timing| timing.transaction_since = Some(began));
+        client.hand_over_unnamed();
         let shares = client.watch.pool.mode != PoolMode::Session;
         let (version, functions) = if shares { client.watch.pool.functions.known() } else { (0, None) };
         let mut inspector = Inspector::new(shares).with_functions(functions);
@@ -199,7 +200,11 @@ impl<'a> Relay<'a> {
         if !was_working {
             self.request_began = now;
             // A single statement is a transaction, too.
-            self.client.watch.set(|timing| timing.transaction_since = timing.transaction_since.or(Some(now)));
+            let (watch, told) = (&self.client.watch, self.client.told(bytes));
+            watch.set(|timing| {
+                let since = *timing.transaction_since.get_or_insert(now);
+                timing.until = watch.still_until(since, told, now);
+            });
         }
         self.client.watch.enter(if self.lease.server().state.owed.owes() { Phase::Running } else { Phase::Open }, now);
         Ok(())
@@ -371,6 +376,11 @@ impl<'a> Relay<'a> {
             return Ok(true);
         }
         self.is_late = !settled && !owes && status == Status::Idle;
+        let is_over = self.client.watch.timing().until.is_some_and(|until| now >= until);
+        if is_over && !owes && status == Status::Failed && self.pinned.is_none() && shares {
+            // It was cancelled, or has failed by itself: nothing is left to be done in this transaction but to end it.
+            return Err(Stop::Overdue);
+        }
         self.rest(status, owes, settled, now);
         Ok(false)
     }
@@ -413,6 +423,8 @@ impl<'a> Relay<'a> {
                 Status::Idle => owes.then_some(now),
                 Status::InTransaction | Status::Failed => timing.transaction_since.or(Some(now)),
             };
+            // What the text of one statement has said was for that one.
+            timing.until = timing.transaction_since.and_then(|since| watch.still_until(since, None, now));
         });
     }
 
@@ -461,8 +473,10 @@ impl<'a> Relay<'a> {
         match signal {
             Signal::Kill => return Some(Stop::fault(Fault::Shutdown)),
             Signal::Cut => return Some(Stop::Stalled),
-            Signal::EndTransaction(limit) => return Some(Stop::fault(Fault::IdleInTransaction { limit })),
-            Signal::EndIdle(limit) => return Some(Stop::fault(Fault::IdleClient { limit })),
+            Signal::EndTransaction(limit) => {
+                return Some(Stop::fault(Fault::IdleInTransaction { limit: Duration::from_millis(limit.into()) }));
+            }
+            Signal::EndIdle(limit) => return Some(Stop::fault(Fault::IdleClient { limit: Duration::from_millis(limit.into()) })),
             Signal::Cancel => {
                 let waiting = self.client.watch.take_cancels();
                 if self.lease.server().state.owed.owes() {
@@ -470,11 +484,27 @@ impl<'a> Relay<'a> {
                     self.lease.cancel(waiting);
                 }
             }
-            Signal::Overdue if self.lease.server().state.owed.owes() => self.lease.cancel(Vec::new()),
+            Signal::Overdue | Signal::Deadline if self.lease.server().state.owed.owes() => self.lease.cancel(Vec::new()),
+            Signal::Deadline => return self.out_of_time(),
             Signal::Watch => self.watch_peer(),
-            Signal::Overdue | Signal::Refuse(_) | Signal::Drain => {}
+            Signal::Overdue | Signal::Refuse | Signal::Drain => {}
         }
         None
+    }
+
+    /// The time of the client's caller is over and the server waits for it, inside a transaction.
+    #[cold]
+    fn out_of_time(&mut self) -> Option<Stop> {
+        let is_kept = self.pinned.is_some() || self.client.watch.pool.mode == PoolMode::Session;
+        if !is_kept {
+            return Some(Stop::Overdue);
+        }
+        if self.lease.server().state.owed.status() == Status::Failed {
+            // It holds no locks any more, and its client has heard of it.
+            self.client.watch.set(|timing| timing.until = None);
+            return None;
+        }
+        Some(Stop::fault(Fault::DeadlineInTransaction))
     }
 
     /// A lease that lasts: the kernel is to notice a client that has gone without a word. While idle, a frozen client must not be given up.

@@ -5,13 +5,16 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::deadline::{Neutral, neutral};
 use super::end::Stop;
 use super::inspect::{Remember, Verdict};
+use super::names::Names;
 use super::pins::{Pin, PinSlot};
 use super::relay::Relay;
-use super::statements::{Clerk, Names, Notes, Piece, Rewritten};
+use super::statements::{Clerk, Notes, Piece, Rewritten};
 use super::watch::Watch;
 use crate::fault::{Fault, Whose};
+use crate::net::now;
 use crate::pool::Pool;
 use crate::upstream::{Answer, Owed, Prepared, SERVER_NAME, State, note_reported};
 use crate::wire::message::Fields;
@@ -277,6 +280,67 @@ impl Relay<'_> {
         let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() else { return Ok(0) };
         let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
         let piece = Piece { bytes: &rest[..rest.len().min(total)], total };
+        let is_heard = !self.lease.server().state.owed.is_skipping() && !self.lease.server().state.owed.is_copying_in();
+        if let Some(neutral) = is_heard.then(|| neutral(kind, piece.bytes.get(5..).unwrap_or_default())).flatten() {
+            return self.rewrite_terms(kind, piece, &neutral, out);
+        }
+        if self.client.own.is_some() && is_heard {
+            self.client.note_own(kind, piece.bytes.get(5..).unwrap_or_default(), None).map_err(Stop::fault)?;
+            self.set_until();
+        }
+        self.rewrite_piece(kind, piece, out)
+    }
+
+    /// A message whose text sets the client's deadline: the server has it without that.
+    #[cold]
+    fn rewrite_terms(&mut self, kind: u8, piece: Piece<'_>, neutral: &Neutral, out: &mut Vec<u8>) -> Result<usize, Stop> {
+        let body = piece.bytes.get(5..).unwrap_or_default();
+        let heeded = self.client.note_own(kind, body, Some(neutral));
+        self.set_until();
+        let instead = Piece { bytes: &neutral.bytes, total: neutral.bytes.len() };
+        if let Err(fault) = heeded {
+            self.client.count(&fault);
+            self.with_clerk(out, |clerk| clerk.refuse(kind, &fault));
+        } else if self.inspector.message(kind, &neutral.rest, true) {
+            self.with_clerk(out, |clerk| clerk.pass(instead));
+        } else {
+            self.rewrite_piece(kind, instead, out)?;
+        }
+        if kind == b'P' && body.first() == Some(&0) {
+            let _ = self.inspector.take_remember();
+            self.client.unnamed = neutral.bytes[6..].to_vec();
+            self.inspector.recall();
+        }
+        self.inspector.stream_rest(0);
+        Ok(piece.total)
+    }
+
+    /// When the time is over for the transaction that goes on.
+    fn set_until(&self) {
+        let (watch, now) = (&self.client.watch, now());
+        watch.set(|timing| timing.until = watch.still_until(timing.transaction_since.unwrap_or(now), None, now));
+    }
+
+    fn with_clerk(&mut self, out: &mut Vec<u8>, work: impl FnOnce(&mut Clerk<'_>)) {
+        let Some(edit) = self.edit.as_deref_mut() else { return };
+        let pool: &Arc<Pool> = &self.client.watch.pool;
+        let State { owed, prepared, .. } = &mut *self.lease.server_mut().state;
+        work(&mut Clerk {
+            names: &mut self.client.names,
+            notes: &mut edit.notes,
+            owed,
+            prepared,
+            known: &pool.statements,
+            settings: &self.client.settings,
+            bound: pool.upstream.times.load().prepared_bytes,
+            tells_all: self.inspector.looks_for_calls(),
+            out,
+        });
+    }
+
+    /// Rewrites a message; how many bytes it has.
+    fn rewrite_piece(&mut self, kind: u8, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<usize, Stop> {
+        let total = piece.total;
         let Some(edit) = self.edit.as_deref_mut() else { return Ok(0) };
         let pool: &Arc<Pool> = &self.client.watch.pool;
         let State { owed, prepared, .. } = &mut *self.lease.server_mut().state;

@@ -3,96 +3,22 @@
 //! What is done for a message is done at once, as if it would succeed, so that what follows it in the same pipeline finds it; a note remembers how to take it
 //! back, and what becomes of the answer. Notes are kept in the order of the answers. Checklist D1-D7, D11.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::names::{Names, key};
 use crate::fault::Fault;
 use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
 use crate::wire::message::Fields;
 use crate::wire::sql;
 use crate::wire::{Status, message, say, sqlstate};
 
-/// PostgreSQL compares names of statements up to this length, in bytes.
-const NAME_LENGTH: usize = 63;
-/// What a client's names and their texts may take, in bytes; a statement beyond that keeps its client on the server that has it.
-const NAMES: usize = 4 << 20;
-/// What a name takes beyond its letters and its text, in bytes, as the bound counts it.
-const NAME_OVERHEAD: usize = 64;
 /// How many notes may be open before nothing more is read from the client.
 const NOTES: usize = 4096;
 /// A name that no statement has on any server.
 const NOBODYS: &[u8] = b"nobody's: not prepared";
-
-/// A client's names for its statements; most clients have none.
-#[derive(Debug, Default)]
-pub struct Names(Option<Box<Named>>);
-
-#[derive(Debug, Default)]
-struct Named {
-    by_name: HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>,
-    /// What the names and the texts take, in bytes.
-    bytes: usize,
-}
-
-impl Names {
-    fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.0.as_ref()?.by_name.get(key(name))
-    }
-
-    /// Gives a name to another statement, or to none: what it was before.
-    fn set(&mut self, name: Box<[u8]>, statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
-        let named = self.0.get_or_insert_default();
-        let before = named.by_name.remove(&name);
-        named.bytes = named.bytes.saturating_sub(before.as_ref().map_or(0, |before| size(&name, before)));
-        if let Some(statement) = statement {
-            named.bytes = named.bytes.saturating_add(size(&name, &statement));
-            named.by_name.insert(name, statement);
-        }
-        if named.by_name.is_empty() {
-            self.0 = None;
-        }
-        before
-    }
-
-    /// Whether no more statements are to be remembered for the client.
-    fn is_full(&self) -> bool {
-        self.0.as_ref().is_some_and(|named| named.bytes >= NAMES)
-    }
-
-    /// Whether the client has a statement of this name.
-    pub fn has(&self, name: &[u8]) -> bool {
-        self.find(name).is_some()
-    }
-
-    fn mention(&self, id: u64) -> bool {
-        self.0.as_ref().is_some_and(|named| named.by_name.values().any(|statement| statement.id() == id))
-    }
-
-    /// The client's name for a statement.
-    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
-        self.0.as_ref()?.by_name.iter().find(|(_, statement)| statement.id() == id).map(|(name, _)| &**name)
-    }
-
-    /// The client has dropped all its statements, but for those that it has prepared since.
-    pub fn clear(&mut self, notes: &Notes) {
-        let Some(named) = &mut self.0 else { return };
-        named.by_name.retain(|name, _| notes.open.iter().any(|note| note.name.as_ref().is_some_and(|(noted, _)| noted == name)));
-        named.bytes = named.by_name.iter().map(|(name, statement)| size(name, statement)).sum();
-        if named.by_name.is_empty() {
-            self.0 = None;
-        }
-    }
-}
-
-fn size(name: &[u8], statement: &Statement) -> usize {
-    name.len().saturating_add(statement.definition().len()).saturating_add(NAME_OVERHEAD)
-}
-
-fn key(name: &[u8]) -> &[u8] {
-    name.get(..NAME_LENGTH).unwrap_or(name)
-}
 
 /// What becomes of the answer to a noted message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +73,11 @@ pub struct Notes {
 }
 
 impl Notes {
+    /// Whether a message without an answer gives this name to a statement.
+    pub fn names(&self, name: &[u8]) -> bool {
+        self.open.iter().any(|note| note.name.as_ref().is_some_and(|(noted, _)| **noted == *name))
+    }
+
     /// Whether the server's answers can pass as they come.
     #[inline]
     pub fn is_empty(&self) -> bool {

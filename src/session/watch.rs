@@ -1,6 +1,7 @@
 //! What a worker knows of each of its clients, beside the task that serves it: who it is, what it does since when, and what it must be told.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -22,13 +23,15 @@ pub enum Signal {
     /// The client has asked, over another connection, to cancel what it does.
     Cancel,
     /// Its wait in the queue has lasted too long.
-    Refuse(Duration),
+    Refuse,
     /// What it runs has lasted too long.
     Overdue,
-    /// Its transaction was left open for too long.
-    EndTransaction(Duration),
-    /// It has been idle for too long.
-    EndIdle(Duration),
+    /// The time of its caller is over.
+    Deadline,
+    /// Its transaction was left open for longer than so many milliseconds.
+    EndTransaction(u32),
+    /// It has been idle for longer than so many milliseconds.
+    EndIdle(u32),
     /// It does not read.
     Cut,
     /// Its socket should be watched for a silent peer.
@@ -37,6 +40,18 @@ pub enum Signal {
     Drain,
     /// Leave now.
     Kill,
+}
+
+/// What a client's caller has said of the time that is left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Deadline {
+    /// Nothing.
+    #[default]
+    None,
+    /// It ends then.
+    At(Instant),
+    /// There is none.
+    Over,
 }
 
 /// A tenant as its clients know it.
@@ -72,7 +87,6 @@ impl Tenant {
 }
 
 /// One client of this worker.
-#[derive(Debug)]
 pub struct Watch {
     /// The random part of its cancel key.
     pub nonce: u32,
@@ -87,25 +101,48 @@ pub struct Watch {
     /// Its tenant; replaced by a reload.
     pub tenant: RefCell<Rc<Tenant>>,
     timing: Cell<Timing>,
+    /// What its caller has said of the time that is left.
+    deadline: Cell<Deadline>,
+    /// The time that each of its transactions may take, waiting included; 0 is no limit.
+    budget_ms: u32,
     /// The server time that it has had lately.
     recent: Cell<Recent>,
     /// What it has left on its server connection.
     pinned: Cell<bool>,
     signal: Cell<Option<Signal>>,
     draining: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
     /// Its place in the list of those who are not idle.
     pub(super) active: Cell<Option<u32>>,
     /// Who waits until a cancel of this client's has been delivered.
-    cancels: RefCell<Vec<oneshot::Sender<()>>>,
+    cancels: Cell<Vec<oneshot::Sender<()>>>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("peer", &self.peer).field("timing", &self.timing).finish_non_exhaustive()
+    }
 }
 
 impl Watch {
-    /// A client that has just logged in; its pool, and whether its database is strict.
-    pub fn new(nonce: u32, long_key: bool, peer: Peer, pool: (Arc<Pool>, bool), tenant: Rc<Tenant>, now: Instant) -> Rc<Self> {
-        let (pool, strict) = pool;
-        let timing =
-            Timing { phase: Phase::Idle, since: now, transaction_since: None, stalled_since: None, cancelling: false, watched: false };
+    /// A client that has just logged in: its key's random part and kind; its pool, whether its database is strict, and the time that its transactions may
+    /// take.
+    pub fn new(
+        (nonce, long_key): (u32, bool),
+        peer: Peer,
+        (pool, strict, budget_ms): (Arc<Pool>, bool, u32),
+        tenant: Rc<Tenant>,
+        now: Instant,
+    ) -> Rc<Self> {
+        let timing = Timing {
+            phase: Phase::Idle,
+            since: now,
+            transaction_since: None,
+            until: None,
+            stalled_since: None,
+            cancelling: false,
+            watched: false,
+        };
         tenant.numbers.clients[Phase::Idle.state(false).index()].add(1);
         Rc::new(Self {
             nonce,
@@ -115,13 +152,15 @@ impl Watch {
             strict,
             tenant: RefCell::new(tenant),
             timing: Cell::new(timing),
+            deadline: Cell::default(),
+            budget_ms,
             recent: Cell::default(),
             pinned: Cell::new(false),
             signal: Cell::new(None),
             draining: Cell::new(false),
-            waker: RefCell::new(None),
+            waker: Cell::new(None),
             active: Cell::new(None),
-            cancels: RefCell::default(),
+            cancels: Cell::default(),
         })
     }
 
@@ -152,6 +191,49 @@ impl Watch {
         let mut timing = self.timing.get();
         change(&mut timing);
         self.timing.set(timing);
+    }
+
+    /// Its caller says how much time is left.
+    pub fn set_deadline(&self, deadline: Deadline) {
+        self.deadline.set(deadline);
+    }
+
+    /// When the time is over for what begins at `began`, where the text of it leaves no less than `told`.
+    ///
+    /// # Errors
+    /// It is over already. A deadline that has passed while its client was idle was another invocation's, and is forgotten.
+    #[inline]
+    pub fn until(&self, began: Instant, told: Option<Duration>, now: Instant) -> Result<Option<Instant>, ()> {
+        let named = match self.deadline.get() {
+            Deadline::None => None,
+            Deadline::Over => {
+                self.deadline.set(Deadline::None);
+                return Err(());
+            }
+            Deadline::At(at) if at <= now => {
+                self.deadline.set(Deadline::None);
+                None
+            }
+            Deadline::At(at) => Some(at),
+        };
+        Ok(self.earliest(named, began, told, now))
+    }
+
+    fn earliest(&self, named: Option<Instant>, began: Instant, told: Option<Duration>, now: Instant) -> Option<Instant> {
+        let budget = (self.budget_ms > 0).then(|| began + Duration::from_millis(self.budget_ms.into()));
+        let told = told.and_then(|told| now.checked_add(told));
+        named.into_iter().chain(budget).chain(told).min()
+    }
+
+    /// The same for what goes on: a deadline that has passed meanwhile holds.
+    #[inline]
+    pub fn still_until(&self, began: Instant, told: Option<Duration>, now: Instant) -> Option<Instant> {
+        let named = match self.deadline.get() {
+            Deadline::None => None,
+            Deadline::Over => Some(now),
+            Deadline::At(at) => Some(at),
+        };
+        self.earliest(named, began, told, now)
     }
 
     /// The server time that it has had lately.
@@ -191,7 +273,7 @@ impl Watch {
 
     /// Remembers how its task is woken; that does not change over the task's life.
     pub fn set_waker(&self, waker: &Waker) {
-        *self.waker.borrow_mut() = Some(waker.clone());
+        self.waker.set(Some(waker.clone()));
     }
 
     /// Tells its task something. What it has not taken note of yet is replaced, but never a `Kill`.
@@ -201,9 +283,11 @@ impl Watch {
         } else if self.signal.get() != Some(Signal::Kill) {
             self.signal.set(Some(signal));
         }
-        if let Some(waker) = &*self.waker.borrow() {
+        let waker = self.waker.take();
+        if let Some(waker) = &waker {
             waker.wake_by_ref();
         }
+        self.waker.set(waker);
     }
 
     /// What its task was told, once.
@@ -220,7 +304,9 @@ impl Watch {
 
     /// Someone waits until a cancel of this client's has been delivered: dropping `done` tells them.
     pub fn expect_cancel(&self, done: oneshot::Sender<()>) {
-        self.cancels.borrow_mut().push(done);
+        let mut cancels = self.cancels.take();
+        cancels.push(done);
+        self.cancels.set(cancels);
     }
 
     /// Those who wait for a cancel.

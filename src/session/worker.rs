@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -169,14 +169,21 @@ impl Worker {
         let tenant = watch.tenant.borrow();
         let Some(due) = phase::due(&timing, &tenant.limits, now) else { return };
         let signal = match due {
-            Due::Refuse(waited) => Signal::Refuse(waited),
+            Due::Refuse(_) => Signal::Refuse,
             Due::Cancel => {
                 watch.set(|timing| timing.cancelling = true);
                 tenant.numbers.cancelled[CancelCause::Timeout.index()].add(1);
                 Signal::Overdue
             }
-            Due::EndTransaction(limit) => Signal::EndTransaction(limit),
-            Due::EndIdle(limit) => Signal::EndIdle(limit),
+            Due::Deadline => {
+                if timing.phase == Phase::Running {
+                    watch.set(|timing| timing.cancelling = true);
+                    tenant.numbers.cancelled[CancelCause::Deadline.index()].add(1);
+                }
+                Signal::Deadline
+            }
+            Due::EndTransaction(limit) => Signal::EndTransaction(millis(limit)),
+            Due::EndIdle(limit) => Signal::EndIdle(millis(limit)),
             Due::Cut => Signal::Cut,
             Due::Watch => Signal::Watch,
         };
@@ -231,4 +238,8 @@ impl Worker {
     pub fn is_draining(&self) -> bool {
         self.draining.get() || self.house.draining.load(Ordering::Relaxed)
     }
+}
+
+fn millis(limit: Duration) -> u32 {
+    u32::try_from(limit.as_millis()).unwrap_or(u32::MAX)
 }

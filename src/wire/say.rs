@@ -56,6 +56,19 @@ pub fn authentication_ok(out: &mut BytesMut) {
     put(out, &Authentication::Ok);
 }
 
+/// A command was carried out.
+pub fn complete(out: &mut BytesMut, tag: &str) {
+    frame(out, b'C', &[tag.as_bytes(), &[0]].concat());
+}
+
+/// A message of this type.
+pub fn frame(out: &mut BytesMut, kind: u8, body: &[u8]) {
+    let length = u32::try_from(body.len().saturating_add(4)).unwrap_or(u32::MAX);
+    out.extend_from_slice(&[kind]);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(body);
+}
+
 /// The newest protocol that the proxy speaks, as the full number, and the options it does not know (A6).
 pub fn negotiate(out: &mut BytesMut, minor: u16, unrecognised: &[Vec<u8>]) {
     let names = unrecognised.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();

@@ -6,6 +6,7 @@
 //! its business: what functions set or lock inside, which [`routine()`] reads of their bodies. It allocates nothing, and takes time in
 //! proportion to the text.
 
+mod deadline;
 mod reader;
 mod routine;
 mod settings;
@@ -17,6 +18,7 @@ mod tests;
 
 use std::ops::Range;
 
+pub use deadline::{NEUTRAL, Term, Terms, comment, terms};
 pub use routine::{Traces, mentions, routine};
 pub use settings::{Touched, settings};
 
@@ -224,6 +226,26 @@ pub fn ends_transaction(sql: &[u8]) -> bool {
         return matches!(tokens.next(), Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"transaction"));
     }
     [&b"commit"[..], b"end", b"rollback", b"abort"].iter().any(|word| first.eq_ignore_ascii_case(word))
+}
+
+/// Whether a text does nothing but end a transaction, one that has failed: `ROLLBACK`, `COMMIT`, with `WORK` or `TRANSACTION` behind.
+pub fn only_ends_transaction(sql: &[u8]) -> bool {
+    let mut tokens = Tokens::new(sql, Backslash::Plain);
+    let is_one_of = |token: Option<Token<'_>>, words: &[&[u8]]| match token {
+        Some(Token::Word(word)) => words.iter().any(|known| word.eq_ignore_ascii_case(known)),
+        _ => false,
+    };
+    if !is_one_of(tokens.next(), &[b"commit", b"end", b"rollback", b"abort"]) {
+        return false;
+    }
+    let mut next = tokens.next();
+    if is_one_of(next, &[b"work", b"transaction"]) {
+        next = tokens.next();
+    }
+    while next == Some(Token::Mark(b';')) {
+        next = tokens.next();
+    }
+    next.is_none()
 }
 
 /// The name of the prepared statement that this text drops, where it does nothing else: `DEALLOCATE [PREPARE] name`.

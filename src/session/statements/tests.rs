@@ -1,9 +1,12 @@
 //! Statements that follow their client, against a model of servers: what a client hears over several of them is what it would hear from one of its own.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::session::inspect::{Inspector, Verdict};
+use crate::session::names::NAME_LENGTH;
 use crate::upstream::Answer;
 use crate::wire::scan::{Frames, Side};
 

@@ -1,0 +1,98 @@
+//! A client's own names for its prepared statements. Pure.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::statements::Notes;
+use crate::upstream::Statement;
+
+/// PostgreSQL compares names of statements up to this length, in bytes.
+pub(super) const NAME_LENGTH: usize = 63;
+/// What a client's names and their texts may take, in bytes; a statement beyond that keeps its client on the server that has it.
+const NAMES: usize = 4 << 20;
+/// What a name takes beyond its letters and its text, in bytes, as the bound counts it.
+const NAME_OVERHEAD: usize = 64;
+/// A client's names for its statements; most clients have none.
+#[derive(Debug, Default)]
+pub struct Names(Option<Box<Named>>);
+
+#[derive(Debug, Default)]
+struct Named {
+    by_name: HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>,
+    /// What the names and the texts take, in bytes.
+    bytes: usize,
+}
+
+impl Names {
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.0.as_ref()?.by_name.get(key(name))
+    }
+
+    /// Gives a name to another statement, or to none: what it was before.
+    pub(super) fn set(&mut self, name: Box<[u8]>, statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
+        let named = self.0.get_or_insert_default();
+        let before = named.by_name.remove(&name);
+        named.bytes = named.bytes.saturating_sub(before.as_ref().map_or(0, |before| size(&name, before)));
+        if let Some(statement) = statement {
+            named.bytes = named.bytes.saturating_add(size(&name, &statement));
+            named.by_name.insert(name, statement);
+        }
+        if named.by_name.is_empty() {
+            self.0 = None;
+        }
+        before
+    }
+
+    /// Whether no more statements are to be remembered for the client.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.as_ref().is_some_and(|named| named.bytes >= NAMES)
+    }
+
+    /// Whether the client has a statement of this name.
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The text of the statement of this name.
+    pub fn text_of(&self, name: &[u8]) -> Option<&[u8]> {
+        self.find(name).map(|statement| statement.text())
+    }
+
+    /// The client has prepared a statement that no server knows of yet.
+    pub fn learn(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.set(key(name).into(), Some(statement));
+    }
+
+    pub(super) fn mention(&self, id: u64) -> bool {
+        self.0.as_ref().is_some_and(|named| named.by_name.values().any(|statement| statement.id() == id))
+    }
+
+    /// The client's name for a statement.
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.0.as_ref()?.by_name.iter().find(|(_, statement)| statement.id() == id).map(|(name, _)| &**name)
+    }
+
+    /// The client has dropped all its statements, but for those that it has prepared since.
+    pub fn clear(&mut self, notes: &Notes) {
+        let Some(named) = &mut self.0 else { return };
+        named.by_name.retain(|name, _| notes.names(name));
+        named.bytes = named.by_name.iter().map(|(name, statement)| size(name, statement)).sum();
+        if named.by_name.is_empty() {
+            self.0 = None;
+        }
+    }
+}
+
+fn size(name: &[u8], statement: &Statement) -> usize {
+    name.len().saturating_add(statement.definition().len()).saturating_add(NAME_OVERHEAD)
+}
+
+pub(super) fn key(name: &[u8]) -> &[u8] {
+    name.get(..NAME_LENGTH).unwrap_or(name)
+}
