@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{Config, Loaded, Mistake};
 use crate::metrics::Lifecycle;
 use crate::net::now;
-use crate::pool::{self, Upstream};
+use crate::pool;
 use crate::session::House;
 
 use build::Built;
@@ -27,6 +27,8 @@ use state::Process;
 
 /// How often ledgers are swept: idle connections reaped, `min_idle` filled up.
 const SWEEP: Duration = Duration::from_millis(250);
+/// The same while an upstream does not answer and is tried again and again.
+const SWEEP_WHILE_DOWN: Duration = Duration::from_millis(50);
 /// How often an upstream without any connection is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -95,26 +97,22 @@ async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow
 
 /// Sweeps the ledgers, and asks upstreams that have no connection whether they are there.
 async fn keep_time(house: Arc<House>) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut probed = now();
+    let mut pause = SWEEP;
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(pause).await;
+        pause = SWEEP;
         let probe = now().saturating_duration_since(probed) >= PROBE;
         if probe {
             probed = now();
         }
         for upstream in house.upstreams() {
-            sweep(&upstream);
-            if probe && !upstream.ledger.lock().has_any_live() {
+            upstream.sweep(now());
+            if probe && upstream.ledger.lock().is_unknown() {
                 tokio::task::spawn_local(pool::probe(upstream));
+            } else if upstream.ledger.lock().is_down() {
+                pause = SWEEP_WHILE_DOWN;
             }
         }
     }
-}
-
-fn sweep(upstream: &Arc<Upstream>) {
-    let mut steps = Vec::new();
-    upstream.ledger.lock().sweep(now(), &mut steps);
-    upstream.post(&mut steps, None);
 }

@@ -269,7 +269,7 @@ async fn g5_a_restart_between_transactions_is_noticed_by_no_client() {
 #[tokio::test]
 async fn g5_a_server_that_is_down_is_an_error_that_the_session_survives() {
     let mut pg = Postgres::start().await;
-    let proxy = Proxy::new(&pg).max_connections(2).start().await;
+    let proxy = Proxy::new(&pg).set("upstreams.main.failover_window", "0s").max_connections(2).start().await;
     let (mut idle, mut busy) = (login(&proxy).await, login(&proxy).await);
     idle.query("SELECT 1").await;
     busy.query("BEGIN").await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::Postgres;
 use pgweir::net::tls::{Attempt, CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation, negotiate_server_tls};
-use pgweir::net::{ConnectOptions, Io, NegotiationError, connect};
+use pgweir::net::{ConnectOptions, Found, Io, NegotiationError, connect};
 use tokio_postgres::config::SslMode as Asked;
 use tokio_postgres::{Config, NoTls};
 
@@ -20,7 +20,7 @@ fn tls(mode: SslMode, negotiation: SslNegotiation, ca: Option<PathBuf>) -> Serve
 }
 
 async fn reach(postgres: &Postgres, tls: &ServerTls, attempt: Attempt) -> Result<Io, NegotiationError> {
-    let (io, _) = connect("127.0.0.1", postgres.port(), &OPTIONS).await.unwrap();
+    let Found { io, .. } = connect("127.0.0.1", postgres.port(), &OPTIONS).await.unwrap();
     negotiate_server_tls(io, tls, attempt, "127.0.0.1").await
 }
 

@@ -292,7 +292,7 @@ async fn one_client_more_than_the_proxy_may_have_is_refused_in_words() {
 #[tokio::test]
 async fn a_living_session_outlives_its_upstream() {
     let mut pg = Postgres::start().await;
-    let proxy = Proxy::new(&pg).start().await;
+    let proxy = Proxy::new(&pg).set("upstreams.main.failover_window", "0s").start().await;
     let mut client = login(&proxy).await;
     client.query("SELECT 1").await;
     for _ in 0..2 {

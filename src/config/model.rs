@@ -10,7 +10,9 @@ use ipnet::IpNet;
 
 use super::glob::Glob;
 use super::secret::SecretText;
-use super::settings::{AuthMethod, ClientCertificates, ClientTlsMode, Limits, LogFormat, PoolMode, SslMode, TlsNegotiation};
+use super::settings::{
+    AuthMethod, ClientCertificates, ClientTlsMode, Limits, LogFormat, PoolMode, SslMode, TargetSessionAttrs, TlsNegotiation,
+};
 use super::snapshot::Snapshot;
 use super::value::{CertificateAuthority, ListenAddress};
 
@@ -129,8 +131,12 @@ pub enum Endpoint {
 pub struct Upstream {
     /// Its name here.
     pub name: String,
-    /// Where it is; at least one. Only the first is connected to.
+    /// Where it may be; at least one.
     pub endpoints: Vec<Endpoint>,
+    /// Which of them will do.
+    pub target_session_attrs: Option<TargetSessionAttrs>,
+    /// For how long clients wait for a server that has ceased to answer.
+    pub failover_window: Duration,
     /// The hard budget.
     pub max_connections: u32,
     /// Connections on top of it for the proxy's own work.

@@ -12,7 +12,7 @@ pub(super) const NAME: &str = "main";
 const FORM: &str = "write postgres://USER:PASSWORD@HOST:5432/DATABASE, with special characters as %XX";
 
 /// Keys of the query that are understood.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "sslmode",
     "sslrootcert",
     "sslcert",
@@ -26,6 +26,7 @@ const KEYS: [&str; 13] = [
     "password",
     "dbname",
     "max_connections",
+    "target_session_attrs",
 ];
 
 /// What a URL says.

@@ -86,7 +86,8 @@ pub fn make_upstream(
     threads: &Threads,
 ) -> Arc<Upstream> {
     let workers = u16::try_from(threads.mail.len()).unwrap_or(u16::MAX);
-    let ledger = Ledger::new(upstream.max_connections, workers, limits, now());
+    let mut ledger = Ledger::new(upstream.max_connections, workers, limits, now());
+    ledger.set_failover_window(upstream.failover_window);
     let around = Around { numbers: metrics.upstream(&upstream.name), jobs: threads.jobs.clone(), mail: Arc::clone(&threads.mail) };
     Upstream::new((index, &upstream.name), ledger, target, times(upstream), around)
 }
@@ -158,9 +159,7 @@ pub fn warm_up(house: &House) {
             house.pool_of_user(name, database, user);
         }
         if let Some(upstream) = house.upstream(&upstream.name) {
-            let mut steps = Vec::new();
-            upstream.ledger.lock().sweep(now(), &mut steps);
-            upstream.post(&mut steps, None);
+            upstream.sweep(now());
         }
     }
 }

@@ -78,7 +78,8 @@ fn apply(house: &Arc<House>, threads: &Threads, config: Config, prepared: Prepar
         let Some(configured) = config.upstreams.get(&name) else { continue };
         match house.upstream(&name) {
             Some(upstream) => {
-                upstream.target.store(Arc::new(target));
+                upstream.set_target(target);
+                upstream.ledger.lock().set_failover_window(configured.failover_window);
                 upstream.times.store(Arc::new(build::times(configured)));
                 let mut steps = upstream.set_limits(now(), configured.max_connections, &limits, keep(configured));
                 upstream.post(&mut steps, None);

@@ -58,6 +58,7 @@ pub struct UpstreamNumbers {
     /// How long openings took, whatever came of them.
     pub connect: Histogram,
     down: AtomicBool,
+    retired: AtomicU64,
 }
 
 impl UpstreamNumbers {
@@ -75,6 +76,16 @@ impl UpstreamNumbers {
     /// Whether the upstream answers, as far as the last opening says.
     pub fn is_up(&self) -> bool {
         !self.down.load(Relaxed)
+    }
+
+    /// All its connections were given up because the server is elsewhere.
+    pub fn retired(&self) {
+        self.retired.fetch_add(1, Relaxed);
+    }
+
+    /// How often that was.
+    pub fn retirements(&self) -> u64 {
+        self.retired.load(Relaxed)
     }
 
     /// Notes whether the upstream answers.

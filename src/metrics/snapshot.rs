@@ -100,6 +100,8 @@ pub struct UpstreamSnapshot {
     pub name: String,
     /// Whether it answers, as far as the last opening says.
     pub up: bool,
+    /// How often all its connections were given up because the server is elsewhere.
+    pub moves: u64,
     /// How many server connections it may have.
     pub limit: u32,
     /// Its server connections, over all pools.
@@ -138,6 +140,7 @@ impl UpstreamSnapshot {
         Self {
             name,
             up: numbers.is_up(),
+            moves: numbers.retirements(),
             limit,
             connections: By::each(|state| pools.iter().map(|pool| pool.connections[state]).sum()),
             connects: By::each(|outcome| numbers.connects(outcome)),

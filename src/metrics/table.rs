@@ -137,6 +137,14 @@ pub(super) const FAMILIES: &[Family] = &[
         read: |view, samples| each_upstream(view, |name, upstream| samples.count(&[name], upstream.up.into())),
     },
     Family {
+        name: "pgweir_upstream_moves_total",
+        kind: Kind::Counter,
+        unit: "moves",
+        labels: &[UPSTREAM],
+        help: "How often all server connections were given up because the server is elsewhere now, or is a standby.",
+        read: |view, samples| each_upstream(view, |name, upstream| samples.count(&[name], upstream.moves)),
+    },
+    Family {
         name: "pgweir_queue_depth",
         kind: Kind::Gauge,
         unit: "clients",

@@ -33,23 +33,35 @@ pub struct ConnectOptions {
     pub user_timeout: Option<Duration>,
 }
 
+/// A connection, and where it leads.
+#[derive(Debug)]
+pub struct Found {
+    /// The connection.
+    pub io: Io,
+    /// The address that it leads to.
+    pub address: Address,
+    /// All addresses that the name has, that one among them.
+    pub addresses: Vec<Address>,
+}
+
 /// Connects to `host`, trying its addresses in turn, and says which one it was. A host that begins with `/` is the folder of a
 /// Unix socket, as in libpq.
 ///
 /// Each address gets an equal share of the time that is left, so that one that swallows packets does not hide the next. Cancel
 /// safe: a dropped future leaves nothing behind but a resolver that may still be waiting.
-pub async fn connect(host: &str, port: u16, options: &ConnectOptions) -> Result<(Io, Address), ConnectError> {
+pub async fn connect(host: &str, port: u16, options: &ConnectOptions) -> Result<Found, ConnectError> {
     let deadline = Instant::now() + options.timeout;
     let candidates = resolve(host, port, deadline, options.timeout).await?;
     let name = format!("{host}:{port}");
     let mut outcome =
         Err(ConnectError::Resolve { host: host.to_owned(), source: io::Error::new(io::ErrorKind::NotFound, "the name has no address") });
-    for (position, address) in candidates.iter().enumerate() {
+    for position in 0..candidates.len() {
+        let Some(address) = candidates.get(position) else { continue };
         let to_go = u32::try_from(candidates.len().saturating_sub(position)).unwrap_or(u32::MAX);
         let left = deadline.saturating_duration_since(Instant::now());
         let share = Instant::now() + left / to_go.max(1);
         match attempt(address, options, share, &name).await {
-            Ok(io) => return Ok((io, address.clone())),
+            Ok(io) => return Ok(Found { io, address: address.clone(), addresses: candidates }),
             Err(error) => outcome = Err(error),
         }
     }

@@ -22,7 +22,7 @@ mod tests;
 
 pub use address::{Address, socket_file};
 pub use clock::{Clock, Sleep, TICK, Ticker, now, since_1970};
-pub use connect::{ConnectOptions, Keepalive, connect, connect_to};
+pub use connect::{ConnectOptions, Found, Keepalive, connect, connect_to};
 pub use error::{ConnectError, HandshakeError, ListenError, NegotiationError, TlsSettingError};
 pub use io::Io;
 pub use listen::{Bound, ListenAt, Listener};

@@ -14,7 +14,7 @@ use super::ledger::ServerId;
 use super::local::{Kept, Local};
 use super::shared::Pool;
 use crate::net::now;
-use crate::upstream::{Broken, Server};
+use crate::upstream::{Broken, Role, Server};
 
 /// One server connection in the hands of one client.
 #[derive(Debug)]
@@ -70,9 +70,13 @@ impl Lease {
     pub fn give_back(mut self, now: Instant) {
         let state = &self.server().state;
         let clean = state.owed.is_settled() && state.frames.at_edge() && !state.owed.is_doubtful() && !state.dirty;
+        if state.refused_a_write {
+            self.suspect();
+        }
         if !clean {
             return self.mend();
         }
+        let state = &self.server().state;
         state.card.finished.fetch_add(1, Ordering::Release);
         if self.local.is_cancelling() {
             let local = Rc::clone(&self.local);
@@ -84,6 +88,16 @@ impl Lease {
         if let Some(kept) = self.kept.take() {
             self.local.take_back(self.id, kept, now);
         }
+    }
+
+    /// The server is read-only: perhaps the primary is elsewhere.
+    #[cold]
+    fn suspect(&mut self) {
+        self.server_mut().state.refused_a_write = false;
+        let reports = Role::reported(&self.server().state.reported).standby;
+        let upstream = Arc::clone(&self.pool().upstream);
+        let steps = upstream.refused_a_write(reports, Some(self.local.worker));
+        self.local.carry_out(&upstream, steps);
     }
 
     /// Gives back a connection that its client never used.
@@ -104,7 +118,7 @@ impl Lease {
     ///
     /// Not cancel safe: dropped meanwhile, the lease must be dropped too.
     pub async fn check(&mut self) -> Result<(), Broken> {
-        let limit = self.pool().upstream.target.load().options.timeout;
+        let limit = self.pool().upstream.target().options.timeout;
         let clock = Rc::clone(&self.local.clock);
         match clock.within(limit, self.server_mut().run(b"")).await {
             Some(outcome) => outcome?.map_err(Broken::Refused),

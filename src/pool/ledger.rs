@@ -8,6 +8,7 @@
 //!
 //! It moves no bytes: it answers with `Step`s that its caller carries out after the lock is released.
 
+mod failing;
 mod supply;
 mod words;
 
@@ -15,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-pub use words::{Answer, Claim, Keep, Next, PoolId, ServerId, State, Step, Waiter};
+pub use words::{Aftermath, Answer, Claim, Failure, Keep, Next, PoolId, ServerId, State, Step, Waiter};
 
-use super::ramp::Ramp;
+use super::circuit::Circuit;
+use super::ramp::{Ramp, Trouble};
 use crate::admission::{Accounts, Entry, Limits, Line, Refusal, Request, TenantId, Ticket};
 
 #[derive(Debug)]
@@ -27,6 +29,7 @@ struct Book {
     worker: u16,
     since: Instant,
     retire_at: Option<Instant>,
+    generation: u32,
 }
 
 #[derive(Debug)]
@@ -38,6 +41,7 @@ struct Pool {
     opening: u32,
     total: u32,
     wanted_idle: bool,
+    trouble: Trouble,
 }
 
 impl Pool {
@@ -55,6 +59,9 @@ pub struct Ledger {
     pools: Slab<Pool>,
     accounts: Accounts,
     ramp: Ramp,
+    circuit: Circuit,
+    /// Connections of earlier generations are closed when they are next idle.
+    generation: u32,
     waiting: u32,
     opening: u32,
     idle: u32,
@@ -73,6 +80,8 @@ impl Ledger {
             pools: Slab::new(),
             accounts: Accounts::new(budget, limits, now),
             ramp: Ramp::new(budget),
+            circuit: Circuit::new(Duration::ZERO),
+            generation: 0,
             waiting: 0,
             opening: 0,
             idle: 0,
@@ -99,6 +108,7 @@ impl Ledger {
             opening: 0,
             total: 0,
             wanted_idle: keep.min_idle > 0,
+            trouble: Trouble::default(),
         };
         PoolId(u32::try_from(self.pools.insert(pool)).unwrap_or(u32::MAX))
     }
@@ -153,16 +163,6 @@ impl Ledger {
         self.pools.get(pool.0 as usize).map_or(0, |pool| pool.line.len())
     }
 
-    /// Whether a pool has a connection that is up.
-    pub fn has_live(&self, pool: PoolId) -> bool {
-        self.pools.get(pool.0 as usize).is_some_and(|pool| pool.total > pool.opening)
-    }
-
-    /// Whether the upstream has a connection that is up.
-    pub fn has_any_live(&self) -> bool {
-        self.total() > self.opening
-    }
-
     /// An idle connection of a pool that `worker` has, for a client that would not wait.
     #[inline]
     pub fn take(&mut self, now: Instant, pool: PoolId, tenant: TenantId, worker: u16) -> Option<ServerId> {
@@ -213,15 +213,6 @@ impl Ledger {
         self.waiting -= 1;
     }
 
-    /// All who wait for a pool are to be told that it cannot be had.
-    pub fn dismiss(&mut self, pool: PoolId) -> Vec<Waiter> {
-        let entries: Vec<Entry> = self.pool(pool).line.drain().collect();
-        for entry in &entries {
-            self.left(entry);
-        }
-        entries.iter().map(|entry| Waiter { worker: entry.worker, slot: entry.slot }).collect()
-    }
-
     /// A settled connection comes back from its holder.
     #[inline]
     pub fn give_back(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) -> Next {
@@ -256,7 +247,8 @@ impl Ledger {
 
     fn is_worn_out(&self, now: Instant, server: ServerId) -> bool {
         let book = &self.servers[server.0 as usize];
-        self.pools[book.pool.0 as usize].keep.once || book.retire_at.is_some_and(|at| now >= at) || self.total() > self.budget
+        let is_old = book.generation != self.generation || book.retire_at.is_some_and(|at| now >= at);
+        is_old || self.pools[book.pool.0 as usize].keep.once || self.total() > self.budget
     }
 
     /// A holder has gone and its connection is being put in order.
@@ -299,15 +291,19 @@ impl Ledger {
     /// A connection is open and logged in to, on its worker.
     pub fn opened(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) -> Next {
         self.ramp.succeeded();
+        self.circuit.answered();
         let book = &self.servers[server.0 as usize];
         let (pool, worker) = (book.pool, book.worker);
         let jitter = self.jitter();
         let lifetime = self.pool(pool).keep.lifetime;
         // Up to a tenth earlier, so that what was opened together is not closed together.
         let retire_at = lifetime.map(|lifetime| now + lifetime.mul_f64(1.0 - 0.1 * jitter));
+        self.pool(pool).trouble.succeeded();
         self.pool(pool).opening -= 1;
         self.opening -= 1;
-        self.book(server).retire_at = retire_at;
+        let generation = self.generation;
+        let book = self.book(server);
+        (book.retire_at, book.generation) = (retire_at, generation);
         let next = if self.pool(pool).keep.once {
             // A connection for one client is that client's or nobody's.
             let entry = self.pools[pool.0 as usize].line.next(&mut self.accounts, worker, now);
@@ -325,17 +321,6 @@ impl Ledger {
         }
         self.provide(now, steps);
         next
-    }
-
-    /// An opening has failed; who waits is for the caller to decide.
-    pub fn open_failed(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) {
-        self.ramp.failed(now);
-        self.closed(now, server, steps);
-    }
-
-    /// How long until the next opening may be tried.
-    pub fn pause_left(&self, now: Instant) -> Duration {
-        self.ramp.pause_left(now)
     }
 
     /// An idle connection is idle no more.

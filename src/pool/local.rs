@@ -125,9 +125,7 @@ impl Local {
     /// Takes a place in the queue.
     #[cold]
     fn queue(self: &Rc<Self>, pool: &Arc<Pool>, claim: Claim, now: Instant) -> Result<Wait, Unavailable> {
-        if let Some(why) = pool.failing(now)
-            && !pool.upstream.ledger.lock().has_live(pool.id)
-        {
+        if let Some(why) = pool.is_hopeless(now) {
             return Err(Unavailable::Broken(why));
         }
         let slot = self.slots.borrow_mut().insert(Slot::Waiting(None));

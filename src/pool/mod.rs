@@ -3,6 +3,8 @@
 //! The ledger of an upstream decides and is shared by all threads; a worker's `Local` has the sockets; the control thread opens and cancels.
 
 mod auth_query;
+mod circuit;
+mod home;
 mod lease;
 pub mod ledger;
 mod local;

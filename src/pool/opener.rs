@@ -12,7 +12,7 @@ use super::mail::{Job, Mail};
 use super::shared::{Pool, Upstream};
 use crate::metrics::ConnectOutcome;
 use crate::net::{connect, now};
-use crate::upstream::{self, Broken, CANCEL_LIMIT, Travelling};
+use crate::upstream::{self, Broken, CANCEL_LIMIT, Kind, Travelling};
 
 /// Carries out jobs until nobody is left to send any.
 pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
@@ -25,7 +25,7 @@ pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
             Job::Cancel { upstream, card, finished, worker } => {
                 tokio::task::spawn_local(async move {
                     let _turn = upstream.cancels.acquire().await;
-                    let target = upstream.target.load_full();
+                    let target = upstream.target();
                     let still_wanted = || card.finished.load(Ordering::Acquire) == finished;
                     if let Err(why) = upstream::cancel(&target, &card, CANCEL_LIMIT, still_wanted).await {
                         tracing::warn!(upstream = upstream.name, %why, "a cancel could not be delivered");
@@ -46,14 +46,14 @@ pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
 
 async fn open(pool: Arc<Pool>, server: ServerId, worker: u16) {
     let upstream = Arc::clone(&pool.upstream);
-    let (target, login) = (upstream.target.load_full(), pool.login.load_full());
+    let login = pool.login.load_full();
     let began = now();
-    let opened = upstream::open(&target, &login, &upstream.keys).await;
+    let opened = upstream.connect(&login).await;
     let opened = opened.and_then(|fresh| Travelling::fresh(fresh, now()).map_err(Broken::from));
     match opened {
         Ok(travelling) => {
             upstream.numbers.connected(ConnectOutcome::Ok, began.elapsed());
-            upstream.numbers.set_up(true);
+            upstream.answered();
             upstream.send(worker, Mail::Opened { pool, server, travelling });
         }
         Err(why) => {
@@ -67,18 +67,23 @@ async fn open(pool: Arc<Pool>, server: ServerId, worker: u16) {
 fn note_failure(upstream: &Upstream, pool: &Pool, why: &Broken, took: std::time::Duration) {
     let outcome = if why.server_error().is_some() { ConnectOutcome::Refused } else { ConnectOutcome::Failed };
     upstream.numbers.connected(outcome, took);
-    if outcome == ConnectOutcome::Failed && !upstream.ledger.lock().has_any_live() {
-        upstream.numbers.set_up(false);
-    }
     let (user, database) = (String::from_utf8_lossy(&pool.key.user), String::from_utf8_lossy(&pool.key.database));
     let sqlstate = why.server_error().and_then(|error| error.fields().sqlstate().map(|code| String::from_utf8_lossy(code).into_owned()));
+    if why.kind() == Kind::Unreachable && upstream.ledger.lock().is_down() {
+        // It was said when it began.
+        tracing::debug!(upstream = upstream.name, %user, %database, sqlstate, %why, "the upstream still does not answer");
+        return;
+    }
     tracing::warn!(upstream = upstream.name, %user, %database, sqlstate, %why, "a server connection could not be opened");
 }
 
-/// Asks an upstream that has no connection whether it is there: by connecting, no more.
+/// Asks an upstream that has no connection, and nobody who wants one, whether it is there: by connecting, no more.
 pub async fn probe(upstream: Arc<Upstream>) {
-    let target = upstream.target.load_full();
-    let up = connect(&target.host, target.port, &target.options).await.is_ok();
+    let target = upstream.target();
+    let mut up = false;
+    for place in &target.places {
+        up = up || connect(&place.host, place.port, &target.options).await.is_ok();
+    }
     if up != upstream.numbers.is_up() {
         tracing::info!(upstream = upstream.name, up, "the upstream's state has changed");
     }

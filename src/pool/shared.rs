@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
-use super::ledger::{Keep, Ledger, PoolId, ServerId, State, Step};
+use super::home::{Home, QueueTime};
+use super::ledger::{Failure, Keep, Ledger, PoolId, ServerId, State, Step, Waiter};
 use super::mail::{Job, Jobs, Mail, Mailbox};
 use super::profiles::Profiles;
 use crate::admission::Limits;
@@ -16,7 +17,7 @@ use crate::auth::KeyCache;
 use crate::config::PoolMode;
 use crate::metrics::UpstreamNumbers;
 use crate::net::now;
-use crate::upstream::{Broken, Functions, Login, SharedSettings, Statements, Target};
+use crate::upstream::{self, Broken, Fresh, Functions, Kind, Login, SharedSettings, Statements, Target};
 use crate::wire::startup::Replication;
 
 /// How many derived keys are remembered for logging in to servers; each saves a millisecond.
@@ -42,8 +43,12 @@ pub struct Upstream {
     pub index: usize,
     /// Who holds what.
     pub ledger: Mutex<Ledger>,
-    /// Where it is.
-    pub target: ArcSwap<Target>,
+    /// Where it may be.
+    target: ArcSwap<Target>,
+    home: Mutex<Home>,
+    queue_time: Mutex<QueueTime>,
+    /// Why it could not be reached last.
+    failure: Mutex<Option<Arc<Broken>>>,
     /// Timeouts that a reload may change.
     pub times: ArcSwap<Times>,
     /// Keys derived for logging in.
@@ -99,13 +104,8 @@ pub struct Pool {
     pub statements: Statements,
     /// What calling its database's functions leaves in a session.
     pub functions: Arc<Functions>,
-    failure: Mutex<Option<Failure>>,
-}
-
-#[derive(Debug)]
-struct Failure {
-    until: Instant,
-    why: Arc<Broken>,
+    /// Why its last opening has failed.
+    failure: Mutex<Option<Arc<Broken>>>,
 }
 
 impl Upstream {
@@ -117,6 +117,9 @@ impl Upstream {
             index: place.0,
             ledger: Mutex::new(ledger),
             target: ArcSwap::from_pointee(target),
+            home: Mutex::default(),
+            queue_time: Mutex::default(),
+            failure: Mutex::default(),
             times: ArcSwap::from_pointee(times),
             keys: Mutex::new(KeyCache::new(REMEMBERED_KEYS)),
             cancels: Semaphore::new(1),
@@ -224,29 +227,131 @@ impl Upstream {
         steps
     }
 
+    /// How and where it is reached.
+    pub fn target(&self) -> Arc<Target> {
+        self.target.load_full()
+    }
+
+    /// It is to be reached otherwise from now on.
+    pub fn set_target(&self, target: Target) {
+        let before = self.target.swap(Arc::new(target));
+        let now = self.target.load();
+        if before.places != now.places || before.wanted != now.wanted {
+            *self.home.lock() = Home::default();
+        }
+    }
+
+    /// Opens a connection to it, wherever it is now. Where that is elsewhere than before, connections to where it was are of no more use.
+    ///
+    /// Cancel safe: a dropped future closes what it opened.
+    pub async fn connect(self: &Arc<Self>, login: &Login) -> Result<Fresh, Broken> {
+        let target = self.target();
+        let choice = self.home.lock().choice();
+        let fresh = upstream::open(&target, login, &self.keys, choice).await?;
+        let has_moved = self.home.lock().arrived(&fresh, &target, now());
+        if has_moved {
+            tracing::warn!(upstream = self.name, address = %fresh.card.address, "the server is elsewhere now: connections to where it was are closed");
+            self.retire(None);
+        }
+        Ok(fresh)
+    }
+
+    /// A server has said that it is read-only; it `reports` whether it is a standby.
+    pub fn refused_a_write(self: &Arc<Self>, reports: Option<bool>, here: Option<u16>) -> Vec<Step> {
+        if !self.home.lock().refused_a_write(reports, self.target.load().wanted, now()) {
+            return Vec::new();
+        }
+        tracing::warn!(
+            upstream = self.name,
+            "the server is a standby and refused a write: its connections are closed, and the primary is looked for"
+        );
+        self.retire(here)
+    }
+
+    /// All connections are of an earlier time.
+    fn retire(self: &Arc<Self>, here: Option<u16>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.ledger.lock().retire(now(), &mut steps);
+        self.numbers.retired();
+        for pool in &self.pools.read().by_id {
+            // Another server may report other settings at login.
+            pool.profiles.lock().clear();
+        }
+        self.post(&mut steps, here);
+        steps
+    }
+
+    /// It has answered.
+    pub fn answered(&self) {
+        let is_back = self.ledger.lock().answered();
+        self.numbers.set_up(true);
+        if is_back {
+            self.is_back();
+        }
+    }
+
+    fn is_back(&self) {
+        *self.queue_time.lock() = QueueTime::Since(now());
+        tracing::info!(upstream = self.name, "the upstream answers again");
+    }
+
     /// An opening has failed: the pool's waiters hear why, unless there is still hope for them.
     pub fn open_failed(self: &Arc<Self>, now: Instant, pool: &Pool, server: ServerId, why: Broken) {
-        let mut steps = Vec::new();
-        let why = Arc::new(why);
-        let full = why.server_error().is_some_and(|error| error.is(crate::wire::sqlstate::TOO_MANY_CONNECTIONS));
-        let (dismissed, pause) = {
-            let mut ledger = self.ledger.lock();
-            ledger.open_failed(now, server, &mut steps);
-            // A server that is full has room again when somebody leaves, and a pool that has connections serves its waiters with those.
-            let hopeless = !full && !ledger.has_live(pool.id);
-            (if hopeless { ledger.dismiss(pool.id) } else { Vec::new() }, ledger.pause_left(now))
+        let (kind, why) = (why.kind(), Arc::new(why));
+        let failure = match kind {
+            Kind::Unreachable => Failure::Unreachable,
+            Kind::Full => Failure::Full,
+            Kind::Refused => Failure::Refused,
         };
-        // Nobody is turned away at once by a server that is full; who has waited in vain hears what it said.
-        let until = if full { now } else { now + pause };
-        *pool.failure.lock() = Some(Failure { until, why: Arc::clone(&why) });
+        if failure == Failure::Unreachable {
+            *self.failure.lock() = Some(Arc::clone(&why));
+        }
+        *pool.failure.lock() = Some(Arc::clone(&why));
+        let mut steps = Vec::new();
+        let aftermath = self.ledger.lock().open_failed(now, server, failure, &mut steps);
+        if aftermath.is_down {
+            *self.queue_time.lock() = QueueTime::Stands;
+            self.numbers.set_up(false);
+            tracing::warn!(upstream = self.name, %why, "the upstream does not answer");
+        }
+        if failure != Failure::Unreachable {
+            self.numbers.set_up(true);
+        }
+        if aftermath.is_back {
+            self.is_back();
+        }
+        self.tell(&aftermath.dismissed, &why);
+        self.post(&mut steps, None);
+    }
+
+    /// Those who have waited in vain are told why.
+    fn tell(&self, dismissed: &[Waiter], why: &Arc<Broken>) {
         let workers = u16::try_from(self.mail.len()).unwrap_or(u16::MAX);
         for worker in 0..workers {
             let slots: Vec<u32> = dismissed.iter().filter(|waiter| waiter.worker == worker).map(|waiter| waiter.slot).collect();
             if !slots.is_empty() {
-                self.send(worker, Mail::Fail { slots, why: Arc::clone(&why) });
+                self.send(worker, Mail::Fail { slots, why: Arc::clone(why) });
             }
         }
+    }
+
+    /// Keeps the ledger's time: what is due is closed and opened, and who waits for an upstream that has been away for too long is told.
+    pub fn sweep(self: &Arc<Self>, now: Instant) {
+        let mut steps = Vec::new();
+        let dismissed = {
+            let mut ledger = self.ledger.lock();
+            ledger.sweep(now, &mut steps);
+            ledger.dismiss_hopeless(now)
+        };
+        if let (false, Some(why)) = (dismissed.is_empty(), self.failure.lock().clone()) {
+            self.tell(&dismissed, &why);
+        }
         self.post(&mut steps, None);
+    }
+
+    /// Whether a client that has waited for a connection since then has waited for as long as `limit`, outages left out.
+    pub fn has_waited(&self, since: Instant, limit: Duration, now: Instant) -> bool {
+        self.queue_time.lock().is_over(since, limit, now)
     }
 
     /// How many connections are in each state.
@@ -267,20 +372,32 @@ pub struct Around {
 }
 
 impl Pool {
-    /// Why the pool cannot be had just now: its last opening has failed a moment ago and it has no connection.
-    pub fn failing(&self, now: Instant) -> Option<Arc<Broken>> {
-        let failure = self.failure.lock();
-        failure.as_ref().filter(|failure| now < failure.until).map(|failure| Arc::clone(&failure.why))
+    /// Why a client that wants a connection had better be refused at once, if so.
+    pub fn is_hopeless(&self, now: Instant) -> Option<Arc<Broken>> {
+        let hopeless = self.upstream.ledger.lock().is_hopeless(self.id, now);
+        hopeless.then(|| self.why()).flatten()
+    }
+
+    fn why(&self) -> Option<Arc<Broken>> {
+        let upstreams = if self.upstream.ledger.lock().is_down() { self.upstream.failure.lock().clone() } else { None };
+        upstreams.or_else(|| self.failure.lock().clone())
     }
 
     /// What to tell a client that has waited in vain: why the last opening has failed, where the pool has not a single connection.
     pub fn never_opened(&self) -> Option<Arc<Broken>> {
-        let why = Arc::clone(&self.failure.lock().as_ref()?.why);
+        let why = self.why()?;
         (!self.upstream.ledger.lock().has_live(self.id)).then_some(why)
     }
 
-    /// An opening has succeeded.
+    /// An opening has succeeded, or may: what failed before says nothing any more.
     pub fn recovered(&self) {
         *self.failure.lock() = None;
+    }
+
+    /// Logs in otherwise from now on.
+    pub fn renew(&self, login: Login) {
+        self.login.store(Arc::new(login));
+        self.recovered();
+        self.upstream.ledger.lock().forgive(self.id);
     }
 }

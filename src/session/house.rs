@@ -197,8 +197,7 @@ impl House {
                 continue;
             }
             let login = pool.login.load();
-            pool.login.store(Arc::new(Login { user: user.server_user.clone().into_bytes(), secret, ..(**login).clone() }));
-            pool.recovered();
+            pool.renew(Login { user: user.server_user.clone().into_bytes(), secret, ..(**login).clone() });
         }
     }
 

@@ -287,7 +287,7 @@ fn remember_keys(pool: &Pool, proven: Proven) {
     {
         return;
     }
-    pool.login.store(Arc::new(Login { secret, ..(**login).clone() }));
+    pool.renew(Login { secret, ..(**login).clone() });
 }
 
 /// What a server of the pool reports to a client with these settings: remembered, or asked of one (A12). A setting that the server does not take is
@@ -305,9 +305,15 @@ async fn profile(worker: &Rc<Worker>, pool: &Arc<Pool>, tenant: &Rc<Tenant>, set
     let attempt = worker.local.request(pool, claim, began).map_err(|why| Fault::unavailable(&why, whose))?;
     let mut lease = match attempt {
         Attempt::Ready(lease) => lease,
-        Attempt::Wait(wait) => {
+        Attempt::Wait(mut wait) => {
             let limit = tenant.limits.queue.unwrap_or(Duration::MAX / 4);
-            let waited = worker.clock.within(limit, wait).await;
+            let waited = loop {
+                match worker.clock.within(limit, &mut wait).await {
+                    // Through an outage the time does not run.
+                    None if !pool.upstream.has_waited(began, limit, now()) => {}
+                    waited => break waited,
+                }
+            };
             let lease = waited.ok_or_else(|| match pool.never_opened() {
                 Some(why) => Fault::broken(&why, whose),
                 None => Fault::QueueTimeout { whose: whose(), waited: limit },

@@ -79,7 +79,7 @@ pub struct Limits {
 /// What must be done about a client whose time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// Its wait is over: it is refused.
+    /// It has waited for that long: it is refused.
     Refuse(Duration),
     /// What it runs must be cancelled.
     Cancel,
@@ -114,7 +114,7 @@ pub fn due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Due> {
     let in_transaction = timing.transaction_since.and_then(|since| past(since, limits.transaction));
     match timing.phase {
         Phase::Idle | Phase::Pinned => past(timing.since, limits.idle).map(Due::EndIdle),
-        Phase::Waiting => past(timing.since, limits.queue).map(|_| Due::Refuse(now.saturating_duration_since(timing.since))),
+        Phase::Waiting => past(timing.since, limits.queue).map(Due::Refuse),
         Phase::Running if !timing.cancelling && (past(timing.since, limits.query).is_some() || in_transaction.is_some()) => {
             Some(Due::Cancel)
         }

@@ -106,10 +106,12 @@ pub fn forget_statements(edit: Option<&Edit>, names: &mut Names, prepared: &mut 
     prepared.clear_but(|id| notes.prepares(id));
 }
 
-/// An error of the server's: whether it ends the session. One that shows that a statement is not what it was has all prepared anew (D9).
+/// An error of the server's: whether it ends the session. One that shows that a statement is not what it was has all prepared anew (D9), and one that says
+/// that the server is read-only is noted.
 #[cold]
-pub fn read_error(body: &[u8], prepared: &mut Prepared) -> bool {
+pub fn read_error(body: &[u8], prepared: &mut Prepared, refused_a_write: &mut bool) -> bool {
     let fields = Fields::new(body);
+    *refused_a_write |= fields.sqlstate() == Some(sqlstate::READ_ONLY_SQL_TRANSACTION.as_bytes());
     if is_stale(fields) {
         prepared.doom_all(|_| false);
     }
@@ -466,7 +468,7 @@ impl Relay<'_> {
     /// Writes what the client is to see of a chunk; how often the server has said that it is ready.
     fn edit_answer(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<u64, Stop> {
         let Some(edit) = self.edit.as_deref_mut() else { return Ok(0) };
-        let State { frames, owed, reported, prepared, .. } = &mut *self.lease.server_mut().state;
+        let State { frames, owed, reported, prepared, refused_a_write, .. } = &mut *self.lease.server_mut().state;
         // The part of a head that the client has already: nothing may come between it and the rest.
         let is_inside = !frames.at_edge() && frames.left() == 0 && edit.carry.is_empty();
         let mut answered = 0;
@@ -510,7 +512,7 @@ impl Relay<'_> {
                         is_shown = renamed.is_none();
                         out.extend_from_slice(&renamed.unwrap_or_default());
                     }
-                    self.server_ends |= read_error(frame.body, prepared);
+                    self.server_ends |= read_error(frame.body, prepared, refused_a_write);
                     edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
                 }
                 _ => {}

@@ -169,7 +169,8 @@ impl Worker {
         let tenant = watch.tenant.borrow();
         let Some(due) = phase::due(&timing, &tenant.limits, now) else { return };
         let signal = match due {
-            Due::Refuse(_) => Signal::Refuse,
+            Due::Refuse(limit) if watch.pool.upstream.has_waited(timing.since, limit, now) => Signal::Refuse,
+            Due::Refuse(_) => return,
             Due::Cancel => {
                 watch.set(|timing| timing.cancelling = true);
                 tenant.numbers.cancelled[CancelCause::Timeout.index()].add(1);

@@ -4,10 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::target::Place;
 use crate::auth::Denied;
 use crate::net::{ConnectError, NegotiationError};
-use crate::wire::Malformed;
 use crate::wire::message::Fields;
+use crate::wire::{Malformed, sqlstate};
+
+/// What a server says that is not there for anybody just now.
+const STOPPING: [&str; 3] = [sqlstate::CANNOT_CONNECT_NOW, sqlstate::ADMIN_SHUTDOWN, sqlstate::CRASH_SHUTDOWN];
 
 /// An ErrorResponse of a server, kept to be passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,12 +82,65 @@ pub enum Broken {
     /// The server could not be asked for a user's password; the reason is for the log only.
     #[error("auth_query failed: {0}")]
     AuthQuery(Arc<str>),
+    /// The server is not of the kind that is wanted.
+    #[error("{host} is {is}, and {wanted} is wanted (`target_session_attrs`)")]
+    WrongRole {
+        /// Which server, with its port.
+        host: Box<str>,
+        /// What it is.
+        is: &'static str,
+        /// What is wanted.
+        wanted: &'static str,
+    },
+    /// None of several servers could be had: each with why.
+    #[error("{}", .0.join("; "))]
+    NoneOf(Arc<[String]>),
     /// It took too long.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
 }
 
+/// What a failed opening says of the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nobody is there, or nobody that may be used.
+    Unreachable,
+    /// The server has no room for one more.
+    Full,
+    /// The server lets nobody in as this user, or not into this database.
+    Refused,
+}
+
 impl Broken {
+    /// What it says of the upstream, where an opening has failed so.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Refused(error) if error.is(sqlstate::TOO_MANY_CONNECTIONS) => Kind::Full,
+            // It starts, or stops, or is not consistent yet; or stopped in the middle of the login.
+            Self::Refused(error) if STOPPING.iter().any(|code| error.is(code)) => Kind::Unreachable,
+            Self::Refused(_) | Self::Denied(_) | Self::NoSecret(_) | Self::ClearWithoutTls | Self::Method(_) | Self::AuthQuery(_) => {
+                Kind::Refused
+            }
+            Self::Connect(_)
+            | Self::Tls(_)
+            | Self::Io(_)
+            | Self::Closed
+            | Self::Malformed(_)
+            | Self::WrongRole { .. }
+            | Self::NoneOf(_)
+            | Self::TimedOut(_) => Kind::Unreachable,
+        }
+    }
+
+    /// The same, with the place where it happened.
+    pub(super) fn at(&self, place: &Place) -> String {
+        match self {
+            // They name it themselves.
+            Self::Connect(_) | Self::WrongRole { .. } => self.to_string(),
+            _ => format!("{place}: {self}"),
+        }
+    }
+
     /// What the server itself said.
     pub fn server_error(&self) -> Option<&ServerError> {
         match self {

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::broken::{Broken, ServerError};
+use super::broken::{Broken, Kind, ServerError};
 use super::conversation::Conversation;
+use super::role::{self, Role};
 use super::target::{Login, ServerSecret, Target};
 use crate::auth::scram::client::{self, Binding};
 use crate::auth::{CacheKey, KeyCache, Keys, random, tls_server_end_point};
+use crate::config::TargetSessionAttrs;
 use crate::net::tls::{Attempt, negotiate_server_tls};
-use crate::net::{Address, Io, connect, connect_to};
+use crate::net::{Address, ConnectOptions, Found, Io, connect, connect_to};
 use crate::wire::message::{self, Authentication};
 use crate::wire::say;
 
@@ -26,6 +29,8 @@ pub struct Card {
     pub secret: Box<[u8]>,
     /// The very address that was connected to (H7).
     pub address: Address,
+    /// The name that was looked up for it.
+    pub host: Arc<str>,
     /// How TLS was tried.
     pub attempt: Attempt,
     /// Counts the requests that it has finished, so that a late cancel can see that what it meant is over (H2).
@@ -44,29 +49,111 @@ pub struct Fresh {
     pub card: Card,
     /// What it reported.
     pub reported: Reported,
+    /// What it is.
+    pub role: Role,
+    /// Which of the target's places it was found at.
+    pub place: usize,
+    /// All addresses that its name has now.
+    pub addresses: Vec<Address>,
 }
 
-/// Connects and logs in within the target's time limit.
+/// Where to look first, and for what.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice {
+    /// Which of the target's places is tried first; the others follow in their order.
+    pub first: usize,
+    /// Where the target wants nothing in particular: whether it must be a primary.
+    pub primary: bool,
+}
+
+/// Connects and logs in within the target's time limit: at the first of its places where there is a server that will do.
+///
+/// # Errors
+/// Why there is none. One that is full, or that lets nobody in, is the last that is tried: that is the server that was meant.
 ///
 /// Cancel safe: a dropped future closes what it opened.
-pub async fn open(target: &Target, login: &Login, keys: &Mutex<KeyCache>) -> Result<Fresh, Broken> {
-    let limit = target.options.timeout;
-    match tokio::time::timeout(limit, open_in_turn(target, login, keys)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Broken::TimedOut(limit)),
+pub async fn open(target: &Target, login: &Login, keys: &Mutex<KeyCache>, choice: Choice) -> Result<Fresh, Broken> {
+    let wanted = target.wanted.unwrap_or(if choice.primary { TargetSessionAttrs::Primary } else { TargetSessionAttrs::Any });
+    let deadline = Instant::now() + target.options.timeout;
+    if wanted == TargetSessionAttrs::PreferStandby {
+        // Half of the time for a standby, the rest for any other.
+        let half = Instant::now() + target.options.timeout / 2;
+        if let Ok(fresh) = open_at_some_place(target, login, keys, (choice.first, TargetSessionAttrs::Standby), half).await {
+            return Ok(fresh);
+        }
+    }
+    open_at_some_place(target, login, keys, (choice.first, wanted), deadline).await
+}
+
+async fn open_at_some_place(
+    target: &Target,
+    login: &Login,
+    keys: &Mutex<KeyCache>,
+    (first, wanted): (usize, TargetSessionAttrs),
+    deadline: Instant,
+) -> Result<Fresh, Broken> {
+    let all = target.places.len();
+    let first = if first < all { first } else { 0 };
+    let places = std::iter::once(first).chain((0..all).filter(|place| *place != first));
+    let mut failures: Vec<(usize, Broken)> = Vec::new();
+    for (tried, at) in places.enumerate() {
+        // Each has an equal share of the time that is left, so that one that says nothing does not hide the next.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(all - tried).unwrap_or(u32::MAX).max(1);
+        let outcome = tokio::time::timeout(share, open_at(target, login, keys, (at, share), wanted)).await;
+        match outcome.unwrap_or(Err(Broken::TimedOut(target.options.timeout))) {
+            Ok(fresh) => return Ok(fresh),
+            Err(why) if why.kind() != Kind::Unreachable => return Err(why),
+            Err(why) => failures.push((at, why)),
+        }
+    }
+    match failures.len() {
+        0 | 1 => Err(failures.pop().map_or(Broken::Closed, |(_, why)| why)),
+        _ => Err(Broken::NoneOf(failures.iter().filter_map(|(at, why)| Some(why.at(target.places.get(*at)?))).collect())),
     }
 }
 
+/// The server at one place, if it is what is wanted.
+async fn open_at(
+    target: &Target,
+    login: &Login,
+    keys: &Mutex<KeyCache>,
+    (at, limit): (usize, Duration),
+    wanted: TargetSessionAttrs,
+) -> Result<Fresh, Broken> {
+    let mut fresh = open_in_turn(target, login, keys, (at, limit)).await?;
+    let takes_any = matches!(wanted, TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby);
+    if fresh.role.standby.is_none() && !takes_any && login.replication.is_none() {
+        fresh.role = role::ask(&mut fresh.io, &mut Conversation::default()).await?;
+    }
+    if fresh.role.is(wanted) {
+        return Ok(fresh);
+    }
+    let host = target.places.get(at).map(ToString::to_string).unwrap_or_default().into();
+    let is = match fresh.role {
+        Role { standby: Some(true), .. } => "a standby",
+        Role { read_only: true, .. } => "read-only",
+        Role { .. } => "a primary",
+    };
+    let wanted = match wanted {
+        TargetSessionAttrs::ReadWrite => "one that can be written to",
+        TargetSessionAttrs::ReadOnly => "one that is read-only",
+        TargetSessionAttrs::Standby => "a standby",
+        TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby | TargetSessionAttrs::Primary => "a primary",
+    };
+    Err(Broken::WrongRole { host, is, wanted })
+}
+
 /// Tries what `sslmode` allows one after the other, as libpq does: the next way only where the server turned the last one down.
-async fn open_in_turn(target: &Target, login: &Login, keys: &Mutex<KeyCache>) -> Result<Fresh, Broken> {
+async fn open_in_turn(target: &Target, login: &Login, keys: &Mutex<KeyCache>, at: (usize, Duration)) -> Result<Fresh, Broken> {
     let mut outcome = Err(Broken::Closed);
     for attempt in target.tls.attempts() {
-        outcome = open_once(target, login, keys, *attempt, 2).await;
+        outcome = open_once(target, login, keys, at, (*attempt, 2)).await;
         if let Err(Broken::Refused(error)) = &outcome
             && (error.is(PROTOCOL_VIOLATION) || error.is(NOT_SUPPORTED))
         {
             // Something before the server that does not know how to negotiate 3.2 down.
-            outcome = open_once(target, login, keys, *attempt, 0).await;
+            outcome = open_once(target, login, keys, at, (*attempt, 0)).await;
         }
         match &outcome {
             Err(Broken::Refused(error)) if error.is(INVALID_AUTHORIZATION) => {}
@@ -81,9 +168,17 @@ const PROTOCOL_VIOLATION: &str = crate::wire::sqlstate::PROTOCOL_VIOLATION;
 const NOT_SUPPORTED: &str = crate::wire::sqlstate::FEATURE_NOT_SUPPORTED;
 const INVALID_AUTHORIZATION: &str = crate::wire::sqlstate::INVALID_AUTHORIZATION;
 
-async fn open_once(target: &Target, login: &Login, keys: &Mutex<KeyCache>, attempt: Attempt, minor: u16) -> Result<Fresh, Broken> {
-    let (io, address) = connect(&target.host, target.port, &target.options).await?;
-    let mut io = negotiate_server_tls(io, &target.tls, attempt, &target.host).await?;
+async fn open_once(
+    target: &Target,
+    login: &Login,
+    keys: &Mutex<KeyCache>,
+    (at, limit): (usize, Duration),
+    (attempt, minor): (Attempt, u16),
+) -> Result<Fresh, Broken> {
+    let Some(place) = target.places.get(at) else { return Err(Broken::Closed) };
+    let options = ConnectOptions { timeout: limit, ..target.options };
+    let Found { io, address, addresses } = connect(&place.host, place.port, &options).await?;
+    let mut io = negotiate_server_tls(io, &target.tls, attempt, &place.host).await?;
     let mut out = BytesMut::new();
     let application_name = target.application_name.as_bytes();
     let mut parameters: Vec<(&[u8], &[u8])> = vec![(b"user", &login.user), (b"database", &login.dbname)];
@@ -95,7 +190,7 @@ async fn open_once(target: &Target, login: &Login, keys: &Mutex<KeyCache>, attem
     io.write_all(&out).await?;
     let mut conversation = Conversation::default();
     authenticate(&mut io, &mut conversation, login, keys).await?;
-    let mut card = Card { pid: 0, secret: Box::default(), address, attempt, finished: AtomicU64::new(0) };
+    let mut card = Card { pid: 0, secret: Box::default(), address, host: Arc::clone(&place.host), attempt, finished: AtomicU64::new(0) };
     let mut reported = Reported::new();
     loop {
         let message = conversation.next(&mut io).await?;
@@ -110,7 +205,10 @@ async fn open_once(target: &Target, login: &Login, keys: &Mutex<KeyCache>, attem
                 card.secret = secret.into();
             }
             b'E' => return Err(Broken::Refused(ServerError::new(&message.body))),
-            b'Z' if conversation.is_empty() => return Ok(Fresh { io, card, reported }),
+            b'Z' if conversation.is_empty() => {
+                let role = Role::reported(&reported);
+                return Ok(Fresh { io, card, reported, role, place: at, addresses });
+            }
             // Notices, and whatever else a login may bring; a ReadyForQuery with something behind it is followed by what is behind it.
             _ => {}
         }
@@ -221,7 +319,7 @@ async fn keys_for(login: &Login, cache: &Mutex<KeyCache>, salt: &[u8], iteration
 pub async fn cancel(target: &Target, card: &Card, limit: Duration, still_wanted: impl Fn() -> bool) -> Result<(), Broken> {
     let send = async {
         let io = connect_to(&card.address, &target.options).await?;
-        let mut io = negotiate_server_tls(io, &target.tls, card.attempt, &target.host).await?;
+        let mut io = negotiate_server_tls(io, &target.tls, card.attempt, &card.host).await?;
         if !still_wanted() {
             return Ok(());
         }

@@ -38,6 +38,8 @@ pub struct State {
     pub prepared: Prepared,
     /// A client has done something to the session that the next must not find: it must be reset first.
     pub dirty: bool,
+    /// It has refused to write: it may be a standby.
+    pub refused_a_write: bool,
     /// When it was last given back.
     pub last_used: Instant,
 }
@@ -80,6 +82,7 @@ impl Travelling {
             settings: Arc::default(),
             prepared: Prepared::default(),
             dirty: false,
+            refused_a_write: false,
             last_used: now,
         };
         Ok(Self { portable: fresh.io.into_portable()?, state: Box::new(state) })

@@ -7,18 +7,33 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::auth::{Keys, Md5Hash};
-use crate::config;
+use crate::config::{self, TargetSessionAttrs};
 use crate::net::tls::{CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation};
 use crate::net::{ConnectOptions, Keepalive, TlsSettingError};
 use crate::wire::startup::Replication;
 
-/// Where a server is and how it is reached.
-#[derive(Debug)]
-pub struct Target {
+/// One of the places where an upstream may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
     /// The host as configured; the folder of a Unix socket begins with `/`.
-    pub host: String,
+    pub host: Arc<str>,
     /// The port.
     pub port: u16,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Where an upstream is and how it is reached.
+#[derive(Debug)]
+pub struct Target {
+    /// Where it may be; at least one.
+    pub places: Vec<Place>,
+    /// What it must be there. `None`: whatever is found first, and a primary once one was found.
+    pub wanted: Option<TargetSessionAttrs>,
     /// TLS toward it.
     pub tls: ServerTls,
     /// Time limits and probes.
@@ -33,20 +48,23 @@ impl Target {
     /// # Errors
     /// When a file of `tls.server` cannot be used.
     pub fn new(upstream: &config::Upstream, tcp: &config::Keepalive) -> Result<Self, TlsSettingError> {
-        let (host, port) = match upstream.endpoints.first() {
-            Some(config::Endpoint::Tcp { host, port }) => (host.clone(), *port),
-            Some(config::Endpoint::Unix(file)) => unix_host(file),
-            None => (String::new(), 0),
-        };
         let keepalive = tcp.idle.map(|idle| Keepalive { idle, interval: tcp.interval, count: tcp.count });
         Ok(Self {
-            host,
-            port,
+            places: upstream.endpoints.iter().map(place).collect(),
+            wanted: upstream.target_session_attrs,
             tls: ServerTls::load(&tls_source(&upstream.tls))?,
             options: ConnectOptions { timeout: upstream.server_connect_timeout, keepalive, user_timeout: tcp.user_timeout },
             application_name: upstream.application_name.clone(),
         })
     }
+}
+
+fn place(endpoint: &config::Endpoint) -> Place {
+    let (host, port) = match endpoint {
+        config::Endpoint::Tcp { host, port } => (host.clone(), *port),
+        config::Endpoint::Unix(file) => unix_host(file),
+    };
+    Place { host: host.into(), port }
 }
 
 /// The folder and the port that a socket's file is named for.

@@ -12,6 +12,8 @@ pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
 pub const IDLE_IN_TRANSACTION: &str = "25P03";
 /// The state of the transaction does not allow this.
 pub const INVALID_TRANSACTION_STATE: &str = "25000";
+/// The transaction is read-only, perhaps because the server is a standby.
+pub const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 /// No prepared statement of that name.
 pub const INVALID_STATEMENT_NAME: &str = "26000";
 /// A value that the parameter does not take.
@@ -34,6 +36,8 @@ pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 pub const QUERY_CANCELED: &str = "57014";
 /// The administrator ended the session.
 pub const ADMIN_SHUTDOWN: &str = "57P01";
+/// The server has crashed, or was stopped as if it had.
+pub const CRASH_SHUTDOWN: &str = "57P02";
 /// Not accepting connections now.
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
 /// The session was idle too long.

@@ -190,6 +190,29 @@ impl Postgres {
         writeln!(conf, "{lines}").unwrap();
     }
 
+    /// A standby of this cluster, which is stopped for a moment to be copied. It follows by streaming.
+    pub async fn standby(&mut self) -> Postgres {
+        self.stop(Stop::Fast);
+        let (folder, data, user, keeper) = cluster();
+        template::copy_tree(&self.folder.join("data"), &data, user);
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+        let (port, lock) = free_port();
+        let signal = data.join("standby.signal");
+        fs::write(&signal, "").unwrap();
+        user.own(&signal);
+        let mut standby = Postgres { keeper, folder, port, ca: None, _port: lock };
+        let conninfo = format!("host=127.0.0.1 port={} user=postgres password=postgres", self.port);
+        standby.append_conf(&format!("port = {port}\nprimary_conninfo = '{conninfo}'\nwal_retrieve_retry_interval = '100ms'"));
+        self.start_again().await;
+        standby.start_again().await;
+        standby
+    }
+
+    /// Makes a standby a primary, and waits until it is one.
+    pub async fn promote(&self) {
+        assert_eq!(self.value("SELECT pg_promote()::text").await, "true", "{}", self.log());
+    }
+
     async fn ready(&self) {
         let polling = async {
             while self.superuser("app").await.is_err() {
@@ -237,16 +260,7 @@ impl PostgresOptions {
 
     /// Makes the cluster and waits until it takes connections.
     pub async fn start(mut self) -> Postgres {
-        let user = RunAs::unprivileged();
-        let folder = tempfile::Builder::new().prefix("pgweir-test-").tempdir_in(template::storage()).unwrap().keep();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let data = folder.join("data");
-        let mut command = user.command(&template::binaries().join("postgres"));
-        command.extend(["-D".to_owned(), data.to_str().unwrap().to_owned()]);
-        // From here on the keeper removes the folder, whatever happens.
-        let keeper = Keeper::new(&folder, &command);
-
-        user.own(&folder);
+        let (folder, data, user, keeper) = cluster();
         template::copy_to(&data, user);
         let (port, lock) = free_port();
         self = self.conf(&format!("port = {port}"));
@@ -284,6 +298,19 @@ impl PostgresOptions {
         self.conf += "ssl = on\nssl_ca_file = 'ca.crt'\n";
         ca
     }
+}
+
+/// A folder for a cluster whose data is still to be put into it, with its keeper: from here on that removes the folder, whatever happens.
+fn cluster() -> (PathBuf, PathBuf, RunAs, Keeper) {
+    let user = RunAs::unprivileged();
+    let folder = tempfile::Builder::new().prefix("pgweir-test-").tempdir_in(template::storage()).unwrap().keep();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let data = folder.join("data");
+    let mut command = user.command(&template::binaries().join("postgres"));
+    command.extend(["-D".to_owned(), data.to_str().unwrap().to_owned()]);
+    let keeper = Keeper::new(&folder, &command);
+    user.own(&folder);
+    (folder, data, user, keeper)
 }
 
 fn backends_of(database: &str) -> String {

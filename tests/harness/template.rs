@@ -182,7 +182,8 @@ fn make(template: &Path, user: RunAs) {
     fs::rename(&unfinished, template).unwrap();
 }
 
-fn copy_tree(from: &Path, to: &Path, user: RunAs) {
+/// Copies a folder with all that is in it, for `user`.
+pub fn copy_tree(from: &Path, to: &Path, user: RunAs) {
     fs::create_dir(to).unwrap();
     user.own(to);
     fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();

@@ -29,6 +29,8 @@ impl Compiling<'_, '_> {
             let upstream = Upstream {
                 name: name.clone(),
                 endpoints: self.endpoints(&at, written),
+                target_session_attrs: written.target_session_attrs,
+                failover_window: written.failover_window.0,
                 max_connections: written.max_connections,
                 control_connections: written.control_connections,
                 min_idle: written.min_idle,
@@ -77,7 +79,10 @@ impl Compiling<'_, '_> {
 
     /// A budget is a server's; two names for one server would be allowed both.
     fn same_server(&mut self, others: &BTreeMap<String, Upstream>, upstream: &Upstream) {
-        let same = |other: &&Upstream| other.endpoints.first() == upstream.endpoints.first() && !upstream.endpoints.is_empty();
+        let same = |other: &&Upstream| {
+            let is_meant_alike = other.target_session_attrs == upstream.target_session_attrs;
+            is_meant_alike && other.endpoints.first() == upstream.endpoints.first() && !upstream.endpoints.is_empty()
+        };
         if let Some(other) = others.values().find(same) {
             let what = format!("`{}` and `{}` are the same server: it will see both budgets together", other.name, upstream.name);
             let remedy = "use one upstream with several databases, unless that is what you want";

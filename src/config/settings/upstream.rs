@@ -13,6 +13,24 @@ use crate::config::value::{ByteSize, Period};
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid \
      WHERE rolname = $1 AND rolcanlogin";
 
+/// Which of several servers will do, in libpq's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetSessionAttrs {
+    /// Any.
+    Any,
+    /// One whose sessions can write: no standby, and `default_transaction_read_only` is off.
+    ReadWrite,
+    /// One whose sessions cannot.
+    ReadOnly,
+    /// One that is not in recovery.
+    Primary,
+    /// One that is in recovery.
+    Standby,
+    /// A standby, else any.
+    PreferStandby,
+}
+
 /// One PostgreSQL server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -27,13 +45,24 @@ pub struct UpstreamSettings {
     /// applies: next connection
     #[schemars(range(min = 1, max = 65_535))]
     pub port: u16,
-    /// More hosts for failover, each `"host"` or `"host:port"`.
-    ///
-    /// not in force yet: only `host` is connected to.
+    /// More hosts for failover, each `"host"` or `"host:port"`. They are tried after the one that was good last, in their order, and share
+    /// `server_connect_timeout`. When the server has moved to another of them, connections to the one before are closed as they become idle.
     ///
     /// applies: next connection
     #[schemars(example = ["db-standby.internal:5432"])]
     pub hosts: Vec<String>,
+    /// Which server will do: libpq's words. Where it is not set any server will at first, and once one was a primary only a primary does, so that a name
+    /// that still leads to a server which has become a standby is not believed (PostgreSQL 14 and later say what they are).
+    ///
+    /// applies: next connection
+    #[schemars(example = &"primary")]
+    pub target_session_attrs: Option<TargetSessionAttrs>,
+    /// For how long clients wait for a server that has ceased to answer: a restart or a failover that is over by then goes unnoticed. The time runs from
+    /// the first failure, so that in a long outage only those who come early wait; afterwards, and where the server has never answered, clients are refused
+    /// at once with 57P03. `queue_timeout` does not run meanwhile; a client's own deadline does. `"0"` refuses at once always.
+    ///
+    /// applies: at once
+    pub failover_window: Period,
     /// The hard budget: never more than this many connections for clients, counted in every state until the server has really ended them. Leave
     /// room below PostgreSQL's `max_connections` for its reserved ones, other programs and further replicas of pgweir.
     ///
@@ -126,6 +155,8 @@ impl Default for UpstreamSettings {
             host: None,
             port: 5432,
             hosts: Vec::new(),
+            target_session_attrs: None,
+            failover_window: Period::secs(5),
             max_connections: 40,
             control_connections: 2,
             min_idle: 0,

@@ -6,7 +6,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::run;
-use crate::net::{Address, ConnectError, ConnectOptions, Io, Keepalive, connect, connect_to, now};
+use crate::net::{Address, ConnectError, ConnectOptions, Found, Io, Keepalive, connect, connect_to, now};
 
 const OPTIONS: ConnectOptions = ConnectOptions {
     timeout: Duration::from_secs(5),
@@ -20,8 +20,9 @@ fn a_name_is_resolved_and_the_address_that_answered_is_told() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         // `localhost` may be ::1 first, where nobody listens.
-        let (io, address) = connect("localhost", port, &OPTIONS).await.unwrap();
+        let Found { io, address, addresses } = connect("localhost", port, &OPTIONS).await.unwrap();
         assert_eq!(address, Address::Tcp(listener.local_addr().unwrap()));
+        assert!(addresses.contains(&address), "{addresses:?}");
         let Io::Tcp(stream) = &io else { panic!("{io:?}") };
         let socket = SockRef::from(stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
@@ -37,7 +38,7 @@ fn a_folder_is_a_unix_socket() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(".s.PGSQL.5433");
         let _listener = UnixListener::bind(&file).unwrap();
-        let (io, address) = connect(folder.path().to_str().unwrap(), 5433, &OPTIONS).await.unwrap();
+        let Found { io, address, .. } = connect(folder.path().to_str().unwrap(), 5433, &OPTIONS).await.unwrap();
         assert!(matches!(io, Io::Unix(_)));
         assert_eq!(address, Address::Unix(file.clone()));
         connect_to(&address, &OPTIONS).await.unwrap();

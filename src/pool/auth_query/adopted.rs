@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 
 use crate::net::Io;
 use crate::pool::shared::Upstream;
-use crate::upstream::{self, Broken, Login};
+use crate::upstream::{Broken, Login};
 
 /// `AuthenticationOk` and `ReadyForQuery`: all that tokio-postgres must hear before it asks anything.
 const LOGIN_IS_DONE: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
@@ -42,8 +42,7 @@ pub(super) struct Opener {
 impl Connect for Opener {
     fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
         Box::pin(async move {
-            let target = self.upstream.target.load_full();
-            let stream = match Box::pin(upstream::open(&target, &self.login, &self.upstream.keys)).await {
+            let stream = match Box::pin(self.upstream.connect(&self.login)).await {
                 Ok(fresh) => Adopted::Greeting(fresh.io, LOGIN_IS_DONE),
                 Err(why) => Adopted::Broken(why),
             };

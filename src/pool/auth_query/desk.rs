@@ -48,7 +48,7 @@ impl Desk {
         // A connection is as good as its last answer; one round trip more would not make it better.
         let manager = Manager::from_connect(Config::new(), opener, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let most = usize::try_from(control_connections).unwrap_or(usize::MAX).saturating_sub(1).max(1);
-        let opening = upstream.target.load().options.timeout + LIMIT;
+        let opening = upstream.target().options.timeout + LIMIT;
         let pool = Pool::builder(manager)
             .max_size(most)
             .wait_timeout(Some(LIMIT))
@@ -131,7 +131,7 @@ impl Desk {
             Err(PoolError::Backend(error)) => broken(&error),
             // Others are being answered: nothing is wrong with the server, as far as is known.
             Err(PoolError::Timeout(deadpool_postgres::TimeoutType::Wait)) => return Err(Broken::TimedOut(LIMIT)),
-            Err(PoolError::Timeout(_)) => Broken::TimedOut(self.upstream.target.load().options.timeout),
+            Err(PoolError::Timeout(_)) => Broken::TimedOut(self.upstream.target().options.timeout),
             Err(PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_)) => Broken::Closed,
         };
         self.unreachable.replace(Some((now() + PAUSE, Arc::new(why.clone()))));

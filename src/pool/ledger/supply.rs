@@ -142,9 +142,10 @@ impl Ledger {
         let id = PoolId(u32::try_from(key).unwrap_or(u32::MAX));
         loop {
             let pool = &mut self.pools[key];
-            if pool.line.demand(&self.accounts) <= pool.opening || !self.ramp.may_open(self.opening, now) {
+            if pool.line.demand(&self.accounts) <= pool.opening || !self.may_open(key, now) {
                 return;
             }
+            let pool = &mut self.pools[key];
             let Some(Pick { worker, .. }) = pool.line.first(&self.accounts, None, now) else { return };
             if self.total() >= self.budget && !self.make_room(now, id, steps) {
                 return;
@@ -157,8 +158,17 @@ impl Ledger {
         }
     }
 
-    fn open(&mut self, now: Instant, pool: PoolId, worker: u16, steps: &mut Vec<Step>) {
-        let key = self.servers.insert(Book { pool, state: State::Opening, worker, since: now, retire_at: None });
+    /// Whether one more may be opened for this pool, as far as it is for failures to say.
+    fn may_open(&self, key: usize, now: Instant) -> bool {
+        let pool = &self.pools[key];
+        self.circuit.may_open(self.opening, now)
+            && self.ramp.may_open(self.opening, now)
+            && pool.trouble.may_open(pool.total, pool.opening, now)
+    }
+
+    pub(super) fn open(&mut self, now: Instant, pool: PoolId, worker: u16, steps: &mut Vec<Step>) {
+        let (state, generation) = (State::Opening, self.generation);
+        let key = self.servers.insert(Book { pool, state, worker, since: now, retire_at: None, generation });
         let server = ServerId(u32::try_from(key).unwrap_or(u32::MAX));
         let book = self.pool(pool);
         book.opening += 1;
@@ -186,7 +196,7 @@ impl Ledger {
         true
     }
 
-    fn close_idle(&mut self, server: ServerId, steps: &mut Vec<Step>) {
+    pub(super) fn close_idle(&mut self, server: ServerId, steps: &mut Vec<Step>) {
         let book = self.book(server);
         book.state = State::Closing;
         let (pool, at) = (book.pool, book.worker);
@@ -216,6 +226,7 @@ impl Ledger {
         self.look_again = now;
         self.provide(now, steps);
         self.fill(now, steps);
+        self.probe(now, steps);
     }
 
     fn fill(&mut self, now: Instant, steps: &mut Vec<Step>) {
@@ -223,7 +234,7 @@ impl Ledger {
         for key in wanting {
             let id = PoolId(u32::try_from(key).unwrap_or(u32::MAX));
             while self.total() < self.budget
-                && self.ramp.may_open(self.opening, now)
+                && self.may_open(key, now)
                 && self.pools[key].idle_count() + (self.pools[key].opening as usize) < self.pools[key].keep.min_idle as usize
             {
                 let fewest = (0..self.workers).min_by_key(|worker| self.pools[key].idle[usize::from(*worker)].len()).unwrap_or(0);

@@ -1,5 +1,6 @@
 //! The ledger's invariants under random histories, and the rules one by one.
 
+mod failing;
 mod simulation;
 
 use std::collections::{HashMap, HashSet};
@@ -7,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::*;
 use proptest::prelude::*;
 
+const WINDOW: Duration = Duration::from_secs(5);
 const KEEP: Keep = Keep { idle: None, lifetime: None, min_idle: 0, once: false };
 
 /// A ledger with everything around it that carries steps out: connections that open and close at once or later, clients that wait and hold.
@@ -26,8 +28,10 @@ struct World {
 impl World {
     fn new(budget: u32, limits: &[Limits]) -> Self {
         let now = Instant::now();
+        let mut ledger = Ledger::new(budget, 2, limits, now);
+        ledger.set_failover_window(WINDOW);
         Self {
-            ledger: Ledger::new(budget, 2, limits, now),
+            ledger,
             now,
             steps: Vec::new(),
             opening: Vec::new(),
@@ -107,6 +111,26 @@ impl World {
         self.next(server, next);
     }
 
+    fn fail(&mut self, server: ServerId, failure: Failure) -> Aftermath {
+        let aftermath = self.ledger.open_failed(self.now, server, failure, &mut self.steps);
+        self.dismissed(&aftermath.dismissed);
+        self.carry_out();
+        aftermath
+    }
+
+    fn dismissed(&mut self, waiters: &[Waiter]) {
+        for waiter in waiters {
+            self.waiting.remove(waiter).expect("who is told that there is no hope has waited");
+        }
+    }
+
+    fn retire(&mut self) {
+        self.ledger.retire(self.now, &mut self.steps);
+        self.carry_out();
+        let idle = self.ledger.states().any(|(_, _, state)| state == State::Idle);
+        assert!(!idle, "one of an earlier time is still to be had");
+    }
+
     fn close(&mut self, server: ServerId) {
         self.ledger.closed(self.now, server, &mut self.steps);
         self.carry_out();
@@ -117,6 +141,8 @@ impl World {
         for _ in 0..1000 {
             self.now += Duration::from_millis(200);
             self.ledger.sweep(self.now, &mut self.steps);
+            let dismissed = self.ledger.dismiss_hopeless(self.now);
+            self.dismissed(&dismissed);
             self.carry_out();
             if let Some(server) = self.opening.pop() {
                 self.open(server);
@@ -284,19 +310,6 @@ fn lifetimes_end_when_idle_and_with_jitter() {
     assert_eq!(world.closing.len(), 8);
 }
 
-#[test]
-fn a_failed_opening_pauses_and_is_tried_again() {
-    let mut world = World::new(8, &[limits(0, 0)]);
-    let pool = world.ledger.add_pool(KEEP);
-    world.request(pool, A, 0).unwrap();
-    let server = world.opening.pop().unwrap();
-    world.ledger.open_failed(world.now, server, &mut world.steps);
-    world.carry_out();
-    assert!(world.opening.is_empty());
-    world.settle();
-    assert_eq!(world.holding.len(), 1);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
@@ -304,7 +317,7 @@ proptest! {
     fn the_invariants_hold_under_any_history(
         budget in 1u32..6,
         tenants in prop::collection::vec((0u32..4, 0u32..2), 1..4),
-        history in prop::collection::vec((0u8..10, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
+        history in prop::collection::vec((0u8..11, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
     ) {
         let all: Vec<Limits> = tenants.iter().map(|(most, reserved)| limits(*most, *reserved)).collect();
         let mut world = World::new(budget, &all);
@@ -326,8 +339,7 @@ proptest! {
                 }
                 6 if !world.opening.is_empty() => {
                     let server = world.opening.remove(x.index(world.opening.len()));
-                    world.ledger.open_failed(world.now, server, &mut world.steps);
-                    world.carry_out();
+                    world.fail(server, [Failure::Unreachable, Failure::Full, Failure::Refused][y.index(3)]);
                 }
                 7 if !world.closing.is_empty() => {
                     let server = world.closing.remove(x.index(world.closing.len()));
@@ -348,6 +360,7 @@ proptest! {
                     world.closing.push(server);
                     world.carry_out();
                 }
+                10 if x.index(4) == 0 => world.retire(),
                 _ => {
                     world.ledger.sweep(world.now, &mut world.steps);
                     world.carry_out();

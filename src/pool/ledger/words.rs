@@ -81,6 +81,28 @@ pub struct Claim {
     pub within: Option<Duration>,
 }
 
+/// Why an opening has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody is there, or nobody that may be used: as for all pools.
+    Unreachable,
+    /// The server has no room for one more: for now.
+    Full,
+    /// The server lets nobody in as this user, or not into this database.
+    Refused,
+}
+
+/// What a failure means to those who wait, and to the upstream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Aftermath {
+    /// Those for whom there is no hope, and who wait no more.
+    pub dismissed: Vec<Waiter>,
+    /// The upstream answers no more, which is news.
+    pub is_down: bool,
+    /// The upstream answers again, which is news.
+    pub is_back: bool,
+}
+
 /// Where a waiting client is to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Waiter {
