@@ -8,6 +8,7 @@ mod export;
 mod fold;
 mod labels;
 mod numbers;
+mod pressure;
 mod process;
 mod reference;
 mod shard;
@@ -24,8 +25,9 @@ use parking_lot::{Mutex, RwLock};
 
 pub use durations::{BOUNDS_MICROS, BUCKETS, Durations, bounds_seconds};
 pub use fold::{NAMED_TENANTS, OTHER_TENANTS};
-pub use labels::{By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, ServerState, Sparse};
+pub use labels::{By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, PressureState, ServerState, Sparse};
 pub use numbers::{Cells, Counter, Gauge, Histogram};
+pub use pressure::Pressure;
 pub use process::Usage;
 pub use reference::reference;
 pub use shard::{TenantShard, UpstreamNumbers};

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::pressure::{Around, Halves, Lately, Reading, Sum};
 use super::share::Share;
 use super::standing::Standing;
 
@@ -65,8 +66,11 @@ struct Account {
     limits: Limits,
     held: u32,
     queued: u32,
+    /// Its clients that are logged in.
+    clients: u32,
     share: Share,
     standing: Standing,
+    lately: Lately,
 }
 
 impl Account {
@@ -86,13 +90,14 @@ pub struct Accounts {
     /// Where the clock of a tenant stands that wanted nothing so far: at that of the last who was served.
     floor: u64,
     opened: Instant,
+    halves: Halves,
     tenants: Vec<Account>,
 }
 
 impl Accounts {
     /// Accounts over a budget of `budget` leases, for tenants with these limits.
     pub fn new(budget: u32, limits: &[Limits], now: Instant) -> Self {
-        let mut accounts = Self { budget, held: 0, kept_free: 0, floor: 0, opened: now, tenants: Vec::new() };
+        let mut accounts = Self { budget, held: 0, kept_free: 0, floor: 0, opened: now, halves: Halves::default(), tenants: Vec::new() };
         accounts.set_limits(budget, limits);
         accounts
     }
@@ -156,9 +161,9 @@ impl Accounts {
         most.map_or(free, |most| free.min(most.saturating_sub(held)))
     }
 
-    /// A tenant has been given one.
+    /// A tenant has been given one for a client that has waited for so long.
     #[inline]
-    pub fn hold(&mut self, tenant: TenantId, now: Instant) {
+    pub fn hold(&mut self, tenant: TenantId, waited: Duration, now: Instant) {
         let (now, floor) = (self.at(now), self.floor);
         self.held += 1;
         let account = self.account(tenant);
@@ -166,6 +171,7 @@ impl Accounts {
         if account.queued == 0 {
             account.share.wake(floor, now);
         }
+        account.lately.waited(waited);
         let clock = account.share.clock(now);
         account.share.begin(now);
         let was_kept_free = account.held <= account.limits.reserved;
@@ -180,6 +186,7 @@ impl Accounts {
         self.held -= 1;
         let account = self.account(tenant);
         account.share.end(since, now);
+        account.lately.held(now.saturating_sub(since));
         let is_kept_free = account.held <= account.limits.reserved;
         account.held -= 1;
         self.kept_free += u32::from(is_kept_free);
@@ -234,12 +241,14 @@ impl Accounts {
             let ahead = if self.is_newest_first(tenant) { 0 } else { ahead };
             let expected = self.expected_wait(tenant, ahead);
             if self.queued(tenant) >= limits.queue {
+                self.refused(tenant);
                 return Err(Refusal::QueueFull { limit: limits.queue, expected });
             }
             let within = within.into_iter().chain(limits.wait).min();
             if let (Some(expected), Some(within)) = (expected, within)
                 && expected > within.saturating_mul(SURELY_LATE)
             {
+                self.refused(tenant);
                 return Err(Refusal::Hopeless { expected, within });
             }
         }
@@ -258,6 +267,78 @@ impl Accounts {
         if account.queued == 0 {
             account.standing.emptied();
         }
+    }
+}
+
+/// How hard the upstream is pressed.
+impl Accounts {
+    /// A client of a tenant has logged in.
+    pub fn arrive(&mut self, tenant: TenantId) {
+        self.account(tenant).clients += 1;
+    }
+
+    /// A client of a tenant has left.
+    pub fn depart(&mut self, tenant: TenantId) {
+        let account = self.account(tenant);
+        account.clients = account.clients.saturating_sub(1);
+    }
+
+    /// A client of a tenant was refused for want of a connection.
+    pub fn refused(&mut self, tenant: TenantId) {
+        let is_full = self.held + self.kept_free >= self.budget;
+        self.account(tenant).lately.refused(is_full);
+    }
+
+    /// Takes a look at everything; some times a second.
+    pub fn sample(&mut self, now: Instant) {
+        let turn = self.halves.turn(self.at(now));
+        for account in &mut self.tenants {
+            account.lately.sample(account.held, account.queued, turn);
+        }
+    }
+
+    /// What can be told of all tenants together.
+    pub fn reading(&self, now: Instant) -> Reading {
+        let mut sum = Sum::default();
+        self.tenants.iter().for_each(|account| sum.add(&account.lately));
+        let total = |of: fn(&Account) -> u32| self.tenants.iter().map(of).sum::<u32>();
+        let queued = total(|account| account.queued);
+        let limits =
+            self.tenants.iter().filter(|account| account.queued > 0 || account.clients > 0).filter_map(|account| account.limits.wait);
+        let around = Around {
+            halves: self.halves,
+            now: self.at(now),
+            clients: total(|account| account.clients),
+            queued,
+            limit: limits.min().or(self.limits(TenantId(0)).wait),
+            expected: sum.usual_hold().map(|hold| hold * (queued + 1) / self.budget.max(1)),
+            in_all: true,
+        };
+        sum.reading(around, |held| f64::from(self.budget) - held)
+    }
+
+    /// What can be told of each tenant that has clients, or has had lately.
+    pub fn readings(&self, now: Instant) -> impl Iterator<Item = (TenantId, Reading)> {
+        let all = self.reading(now).held;
+        let present = (0..).map(TenantId).zip(&self.tenants);
+        let present = present.filter(|(_, account)| account.clients > 0 || Sum::of(&account.lately).served() > 0);
+        present.map(move |(tenant, account)| {
+            let limits = account.limits;
+            let around = Around {
+                halves: self.halves,
+                now: self.at(now),
+                clients: account.clients,
+                queued: account.queued,
+                limit: limits.wait,
+                expected: self.expected_wait(tenant, account.queued),
+                in_all: false,
+            };
+            let others: u32 = self.tenants.iter().map(|account| account.limits.reserved).sum::<u32>() - limits.reserved;
+            let free = f64::from(self.budget.saturating_sub(others)) - all;
+            let reading =
+                Sum::of(&account.lately).reading(around, |held| limits.most.map_or(free, |most| free.min(f64::from(most) - held)));
+            (tenant, reading)
+        })
     }
 }
 
@@ -286,13 +367,13 @@ mod tests {
         let (a, b) = (TenantId(0), TenantId(1));
         let now = Instant::now();
         let mut accounts = Accounts::new(4, &[limits(0, 0), limits(0, 2)], now);
-        accounts.hold(a, now);
-        accounts.hold(a, now);
+        accounts.hold(a, Duration::ZERO, now);
+        accounts.hold(a, Duration::ZERO, now);
         assert!(!accounts.may_hold(a), "the last two are b's");
         assert!(accounts.may_hold(b));
-        accounts.hold(b, now);
+        accounts.hold(b, Duration::ZERO, now);
         assert!(!accounts.may_hold(a));
-        accounts.hold(b, now);
+        accounts.hold(b, Duration::ZERO, now);
         assert!(!accounts.may_hold(b), "the budget is used up");
         accounts.release(a, now, now);
         assert!(accounts.may_hold(b), "beyond its reservation it competes like any other");
@@ -306,14 +387,14 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_secs(1);
         let mut accounts = Accounts::new(4, &[limits(0, 0), Limits { weight: 4, ..limits(0, 0) }], start);
-        accounts.hold(a, start);
-        accounts.hold(b, start);
+        accounts.hold(a, Duration::ZERO, start);
+        accounts.hold(b, Duration::ZERO, start);
         assert!(accounts.clock(b, later) < accounts.clock(a, later));
         assert_eq!(accounts.lag(b, accounts.clock(b, later), accounts.clock(a, later)), Duration::from_secs(3), "three of four seconds");
         accounts.release(a, start, later);
-        accounts.hold(a, later);
+        accounts.hold(a, Duration::ZERO, later);
         let c = TenantId(2);
-        accounts.hold(c, later);
+        accounts.hold(c, Duration::ZERO, later);
         assert_eq!(accounts.clock(c, later), 1_000_000_000, "a tenant that comes later has no credit");
     }
 
@@ -325,7 +406,7 @@ mod tests {
         let mut accounts = Accounts::new(2, &[Limits { queue: 100, ..limits(0, 0) }], start);
         let request = Request { tenant: a, within: None, will_be_served: false };
         assert_eq!(accounts.enqueue(request, 90, start), Ok(()), "nothing is known yet");
-        accounts.hold(a, start);
+        accounts.hold(a, Duration::ZERO, start);
         accounts.release(a, start, start + second);
         assert_eq!(accounts.expected_wait(a, 9), Some(5 * second), "ten leases of a second over two servers");
         assert_eq!(accounts.enqueue(request, 9, start + second), Ok(()));
@@ -347,7 +428,7 @@ mod tests {
             for (take, who) in steps {
                 let tenant = TenantId(u16::try_from(who.index(all.len())).unwrap());
                 if take && accounts.may_hold(tenant) {
-                    accounts.hold(tenant, now);
+                    accounts.hold(tenant, Duration::ZERO, now);
                 } else if !take && accounts.held(tenant) > 0 {
                     accounts.release(tenant, now, now);
                 }

@@ -298,7 +298,7 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_millis(50);
         let (mut line, mut accounts) = (Line::default(), accounts(start));
-        accounts.hold(A, start);
+        accounts.hold(A, Duration::ZERO, start);
         line.join((A, 0), 0, 1, start);
         line.join((B, 0), 0, 2, later);
         assert_eq!(served(&mut line, &mut accounts, later), [2, 1]);
@@ -308,7 +308,7 @@ mod tests {
     fn a_tenant_at_its_cap_is_passed_over_and_keeps_its_place() {
         let now = Instant::now();
         let (mut line, mut accounts) = (Line::default(), accounts(now));
-        accounts.hold(B, now);
+        accounts.hold(B, Duration::ZERO, now);
         line.join((B, 0), 0, 7, now);
         line.join((A, 0), 0, 8, now);
         assert_eq!(served(&mut line, &mut accounts, now), [8]);

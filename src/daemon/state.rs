@@ -4,14 +4,18 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::admission::{Reading, Strain, TenantId};
 use crate::http::Operations;
-use crate::metrics::{By, Lifecycle, PoolState, ProcessState, ServerState, Snapshot, UpstreamState};
+use crate::metrics::{By, Lifecycle, PoolState, Pressure, PressureState, ProcessState, ServerState, Snapshot, UpstreamState};
 use crate::net::now;
 use crate::pool::ledger::{PoolId, State};
 use crate::pool::{Pool, Upstream};
 use crate::session::House;
+
+/// When to come back while an upstream does not answer.
+const WHILE_DOWN: Duration = Duration::from_secs(1);
 
 /// The process as the control thread knows it.
 #[derive(Debug)]
@@ -59,19 +63,41 @@ impl Operations for Process {
 
 fn upstream_state(house: &House, upstream: &Upstream) -> UpstreamState {
     let pools = upstream.pools();
-    let tenants = house.tenant_ids();
+    let ids = house.tenant_ids();
+    let names: HashMap<TenantId, String> = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
     let ledger = upstream.ledger.lock();
     let mut counts: HashMap<(PoolId, ServerState), u64> = HashMap::new();
     for (_, pool, state) in ledger.states() {
         *counts.entry((pool, published(state))).or_default() += 1;
     }
     let waiting: HashMap<PoolId, u64> = pools.iter().map(|pool| (pool.id, u64::from(ledger.waiting_for(pool.id)))).collect();
-    let queue = tenants.into_iter().map(|(name, id)| (name, u64::from(ledger.accounts().queued(id))));
+    let queue = ids.into_iter().map(|(name, id)| (name, u64::from(ledger.accounts().queued(id))));
     let queue = queue.filter(|(_, depth)| *depth > 0).collect();
-    let limit = ledger.budget();
+    let (limit, is_down) = (ledger.budget(), ledger.is_down());
+    let (all, by_tenant) = ledger.pressure(now());
     drop(ledger);
+    let tenants = by_tenant.iter().filter_map(|(id, reading)| Some((names.get(id)?.clone(), pressure(reading, is_down)))).collect();
     let pools = pools.iter().map(|pool| pool_state(pool, &counts, waiting.get(&pool.id).copied().unwrap_or(0))).collect();
-    UpstreamState { name: upstream.name.clone(), limit, queue, pools }
+    let pressure = pressure(&all, is_down);
+    UpstreamState { name: upstream.name.clone(), limit, queue, pressure, tenants, pools }
+}
+
+fn pressure(reading: &Reading, is_down: bool) -> Pressure {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let state = match reading.strain {
+        _ if is_down => PressureState::Down,
+        Strain::Ok => PressureState::Ok,
+        Strain::Queueing => PressureState::Queueing,
+        Strain::Shedding => PressureState::Shedding,
+    };
+    Pressure {
+        state,
+        pressure: if is_down { 1.0 } else { reading.pressure },
+        queue_wait_p99_ms: reading.wait_p99.as_secs_f64() * 1000.0,
+        retry_after_ms: millis(if is_down { reading.retry_after.max(WHILE_DOWN) } else { reading.retry_after }),
+        suggested_concurrency: if is_down { Some(0) } else { reading.suggested_clients },
+        clients: reading.clients,
+    }
 }
 
 fn pool_state(pool: &Pool, counts: &HashMap<(PoolId, ServerState), u64>, waiting: u64) -> PoolState {

@@ -20,10 +20,15 @@ struct Endpoint {
 }
 
 /// Every endpoint; `/` lists them.
-const ENDPOINTS: [Endpoint; 5] = [
+const ENDPOINTS: [Endpoint; 6] = [
     Endpoint { path: "/", about: "this list", answer: |_| index() },
     Endpoint { path: "/metrics", about: "all numbers, for Prometheus", answer: metrics },
     Endpoint { path: "/status", about: "the same numbers and every pool, as JSON", answer: status },
+    Endpoint {
+        path: "/pressure",
+        about: "how hard each upstream is pressed, in all and by tenant, for whoever drives the callers, as JSON",
+        answer: pressure,
+    },
     Endpoint { path: "/healthz", about: "200 while the process works", answer: |_| answer(StatusCode::OK, TEXT, "ok\n") },
     Endpoint { path: "/readyz", about: "200 while clients should be sent here, else 503 with the reason", answer: readyz },
 ];
@@ -47,6 +52,10 @@ fn metrics(operations: &dyn Operations) -> Answer {
 
 fn status(operations: &dyn Operations) -> Answer {
     answer(StatusCode::OK, "application/json", operations.snapshot().json())
+}
+
+fn pressure(operations: &dyn Operations) -> Answer {
+    answer(StatusCode::OK, "application/json", operations.snapshot().pressure_json())
 }
 
 fn readyz(operations: &dyn Operations) -> Answer {

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use super::serve::serve_with;
 use super::*;
-use crate::metrics::{Lifecycle, Metrics, ProcessState};
+use crate::metrics::{Lifecycle, Metrics, Pressure, PressureState, ProcessState, UpstreamState};
 use crate::net::{Address, Bound, ListenAt};
 
 /// No test waits longer than this for anything.
@@ -27,19 +27,20 @@ const EVER: Duration = Duration::from_hours(1);
 struct Proxy {
     metrics: std::sync::Arc<Metrics>,
     readiness: RefCell<Result<(), String>>,
+    upstreams: RefCell<Vec<UpstreamState>>,
 }
 
 impl Proxy {
     fn new() -> Rc<Self> {
         let metrics = Metrics::new(1, &["acme".to_owned()], &[], &[]);
-        Rc::new(Self { metrics, readiness: RefCell::new(Ok(())) })
+        Rc::new(Self { metrics, readiness: RefCell::new(Ok(())), upstreams: RefCell::default() })
     }
 }
 
 impl Operations for Proxy {
     fn snapshot(&self) -> Snapshot {
         let process = ProcessState { state: Lifecycle::Ready, started: SystemTime::UNIX_EPOCH, uptime: Duration::from_secs(1) };
-        self.metrics.collect(process, Vec::new())
+        self.metrics.collect(process, self.upstreams.borrow().clone())
     }
 
     fn readiness(&self) -> Result<(), String> {

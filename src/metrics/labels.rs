@@ -124,6 +124,20 @@ macro_rules! labelled {
 }
 
 labelled! {
+    /// How it stands with an upstream, or with a tenant there.
+    PressureState {
+        /// Nobody waits to speak of.
+        Ok = "ok",
+        /// Clients wait.
+        Queueing = "queueing",
+        /// Clients are refused for want of server connections.
+        Shedding = "shedding",
+        /// The upstream does not answer.
+        Down = "down",
+    }
+}
+
+labelled! {
     /// What a client is doing.
     ClientState {
         /// It has not logged in yet.

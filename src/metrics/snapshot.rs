@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::labels::{By, ConnectOutcome, Lifecycle, ServerState};
 use super::process::Usage;
 use super::tenant::TenantNumbers;
-use super::{Durations, UpstreamNumbers};
+use super::{Durations, Pressure, UpstreamNumbers};
 
 /// What the caller knows of the process.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,10 @@ pub struct UpstreamState {
     pub limit: u32,
     /// How many clients of which tenant wait for it; those that have none waiting may be left out.
     pub queue: Vec<(String, u64)>,
+    /// How hard it is pressed.
+    pub pressure: Pressure,
+    /// The same by tenant, where a tenant has clients or has had lately.
+    pub tenants: Vec<(String, Pressure)>,
     /// Its pools.
     pub pools: Vec<PoolState>,
 }
@@ -112,6 +116,12 @@ pub struct UpstreamSnapshot {
     pub connect: Durations,
     /// Who waits.
     pub queue: Vec<Queue>,
+    /// How hard it is pressed.
+    #[serde(skip)]
+    pub pressure: Pressure,
+    /// The same by tenant.
+    #[serde(skip)]
+    pub tenants: Vec<(String, Pressure)>,
     /// Its pools.
     pub pools: Vec<PoolState>,
 }
@@ -135,7 +145,7 @@ impl Process {
 
 impl UpstreamSnapshot {
     pub(super) fn new(state: UpstreamState, numbers: &UpstreamNumbers) -> Self {
-        let UpstreamState { name, limit, queue, pools } = state;
+        let UpstreamState { name, limit, queue, pressure, tenants, pools } = state;
         let queue = queue.into_iter().map(|(tenant, depth)| Queue { tenant, depth }).collect();
         Self {
             name,
@@ -146,6 +156,8 @@ impl UpstreamSnapshot {
             connects: By::each(|outcome| numbers.connects(outcome)),
             connect: numbers.connect.durations(),
             queue,
+            pressure,
+            tenants,
             pools,
         }
     }

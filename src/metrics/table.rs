@@ -246,6 +246,14 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "pgweir_pressure",
+        kind: Kind::Gauge,
+        unit: "0 to 1",
+        labels: &[UPSTREAM],
+        help: "How hard the upstream is pressed: up to a half how busy its connections are, above that how long clients wait for what they may wait; 1 where it is down or clients are refused.",
+        read: |view, samples| each_upstream(view, |name, upstream| samples.value(&[name], upstream.pressure.pressure)),
+    },
+    Family {
         name: "pgweir_build_info",
         kind: Kind::Gauge,
         unit: "1",

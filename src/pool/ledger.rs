@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-pub use words::{Aftermath, Answer, Claim, Failure, Keep, Next, PoolId, ServerId, State, Step, Waiter};
+pub use words::{Aftermath, Answer, Claim, Failure, Keep, Next, PoolId, Presence, ServerId, State, Step, Waiter};
 
 use super::circuit::Circuit;
 use super::ramp::{Ramp, Trouble};
@@ -153,6 +153,15 @@ impl Ledger {
         &self.accounts
     }
 
+    /// A client of a tenant's comes, leaves, or has waited in vain: for what can be told of the pressure.
+    pub fn note(&mut self, tenant: TenantId, what: Presence) {
+        match what {
+            Presence::Came => self.accounts.arrive(tenant),
+            Presence::Went => self.accounts.depart(tenant),
+            Presence::WaitedInVain => self.accounts.refused(tenant),
+        }
+    }
+
     /// Every connection's pool and state.
     pub fn states(&self) -> impl Iterator<Item = (ServerId, PoolId, State)> {
         self.servers.iter().map(|(key, book)| (ServerId(u32::try_from(key).unwrap_or(u32::MAX)), book.pool, book.state))
@@ -171,7 +180,7 @@ impl Ledger {
         }
         let server = self.pools.get_mut(pool.0 as usize)?.idle.get_mut(usize::from(worker))?.pop()?;
         self.idle -= 1;
-        self.accounts.hold(tenant, now);
+        self.accounts.hold(tenant, Duration::ZERO, now);
         let book = self.book(server);
         book.state = State::Leased(tenant);
         book.since = now;
@@ -236,7 +245,7 @@ impl Ledger {
 
     fn lease(&mut self, now: Instant, server: ServerId, entry: &Entry) -> Waiter {
         // Held before it leaves the queue: its tenant has been waiting until now.
-        self.accounts.hold(entry.tenant, now);
+        self.accounts.hold(entry.tenant, now.saturating_duration_since(entry.since), now);
         self.left(entry);
         let book = self.book(server);
         book.state = State::Leased(entry.tenant);

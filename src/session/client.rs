@@ -25,7 +25,7 @@ use super::worker::Worker;
 use crate::fault::{Fault, Whose};
 use crate::metrics::CancelCause;
 use crate::net::{Io, now};
-use crate::pool::ledger::Claim;
+use crate::pool::ledger::{Claim, Presence};
 use crate::pool::{Attempt, Lease, Unavailable, Wait, with_scratch};
 use crate::upstream::{Broken, ServerError, Settings};
 use crate::wire::say;
@@ -395,6 +395,7 @@ impl Client {
             match self.watch.take_signal() {
                 Some(Signal::Refuse) => {
                     let waited = now().saturating_duration_since(began);
+                    self.watch.note(Presence::WaitedInVain);
                     return Poll::Ready(Err(Some(Fault::QueueTimeout { whose: self.whose(), waited })));
                 }
                 Some(Signal::Deadline) => return Poll::Ready(Err(Some(Fault::Deadline))),

@@ -16,6 +16,7 @@ use crate::admission::{Exceeded, Quotas, Recent, TenantId, Usage};
 use crate::metrics::TenantShard;
 use crate::net::Peer;
 use crate::pool::Pool;
+use crate::pool::ledger::Presence;
 
 /// What a client's task is told from outside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,6 +264,13 @@ impl Watch {
         if from != to {
             self.tenant.borrow().numbers.moved(from, to);
         }
+    }
+
+    /// The ledger of its upstream should know this of it.
+    #[cold]
+    pub fn note(&self, what: Presence) {
+        let tenant = self.tenant.borrow().id;
+        self.pool.upstream.ledger.lock().note(tenant, what);
     }
 
     /// It leaves.

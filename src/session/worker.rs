@@ -15,6 +15,7 @@ use super::watch::{Signal, Tenant, Watch};
 use crate::metrics::CancelCause;
 use crate::net::Clock;
 use crate::pool::Local;
+use crate::pool::ledger::Presence;
 
 /// A message to a worker about its clients.
 #[derive(Debug)]
@@ -105,6 +106,7 @@ impl Worker {
         let entry = clients.vacant_entry();
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let watch = watch();
+        watch.note(Presence::Came);
         entry.insert(Rc::clone(&watch));
         if self.draining.get() {
             watch.tell(Signal::Drain);
@@ -116,6 +118,7 @@ impl Worker {
     pub fn strike_off(&self, slot: u32, watch: &Watch) {
         self.rest(watch);
         watch.gone();
+        watch.note(Presence::Went);
         self.clients.borrow_mut().try_remove(slot as usize);
         self.left.notify_one();
     }

@@ -25,6 +25,37 @@ fn status_is_json() {
 }
 
 #[test]
+fn pressure_is_json_by_upstream_and_tenant() {
+    let proxy = Proxy::new();
+    let pressure = |pressure| Pressure {
+        state: PressureState::Queueing,
+        pressure,
+        queue_wait_p99_ms: 12.5,
+        retry_after_ms: 40,
+        suggested_concurrency: None,
+        clients: 100,
+    };
+    proxy.upstreams.borrow_mut().push(UpstreamState {
+        name: "main".to_owned(),
+        limit: 20,
+        queue: Vec::new(),
+        pressure: pressure(0.75),
+        tenants: vec![("acme".to_owned(), pressure(0.5))],
+        pools: Vec::new(),
+    });
+    beside(&proxy, EVER, |address| async move {
+        let (head, body) = ask(address, "GET", "/pressure").await;
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let main = &page["upstreams"]["main"];
+        assert_eq!((&main["state"], &main["pressure"], &main["limit"]), (&"queueing".into(), &0.75.into(), &20.into()));
+        let acme = &main["tenants"]["acme"];
+        assert_eq!((&acme["pressure"], &acme["retry_after_ms"], &acme["clients"]), (&0.5.into(), &40.into(), &100.into()));
+        assert!(acme["suggested_concurrency"].is_null() && acme["queue_wait_p99_ms"] == 12.5, "{body}");
+    });
+}
+
+#[test]
 fn readiness_says_why_not() {
     let proxy = Proxy::new();
     beside(&proxy, EVER, |address| {
@@ -49,7 +80,7 @@ fn the_root_lists_the_endpoints() {
     beside(&Proxy::new(), EVER, |address| async move {
         let (head, body) = ask(address, "GET", "/").await;
         assert!(head.contains("content-type: text/html"), "{head}");
-        for path in ["/metrics", "/status", "/healthz", "/readyz"] {
+        for path in ["/metrics", "/status", "/pressure", "/healthz", "/readyz"] {
             assert!(body.contains(&format!("<a href=\"{path}\">")), "{path}");
         }
     });

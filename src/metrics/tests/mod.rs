@@ -33,6 +33,11 @@ fn snapshot(metrics: &Metrics) -> Snapshot {
     metrics.collect(process(), Vec::new())
 }
 
+fn pressure(pressure: f64) -> Pressure {
+    let state = PressureState::Queueing;
+    Pressure { state, pressure, queue_wait_p99_ms: 12.5, retry_after_ms: 40, suggested_concurrency: Some(32), clients: 100 }
+}
+
 /// An upstream that has two pools and a queue.
 fn main_upstream() -> UpstreamState {
     let pool = |database: &str, idle, leased| PoolState {
@@ -50,6 +55,8 @@ fn main_upstream() -> UpstreamState {
         name: "main".to_owned(),
         limit: 40,
         queue: vec![("acme".to_owned(), 7)],
+        pressure: pressure(0.75),
+        tenants: vec![("acme".to_owned(), pressure(0.5))],
         pools: vec![pool("app", 1, 5), pool("reports", 2, 0)],
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Aftermath, Failure, Ledger, PoolId, ServerId, State, Step, Waiter};
-use crate::admission::Entry;
+use crate::admission::{Entry, Reading, TenantId};
 use crate::pool::ramp::Ramp;
 
 impl Ledger {
@@ -41,6 +41,11 @@ impl Ledger {
     /// Whether the upstream has ceased to answer.
     pub fn is_down(&self) -> bool {
         self.circuit.is_open()
+    }
+
+    /// What can be told of how hard the upstream is pressed: in all, and by tenant.
+    pub fn pressure(&self, now: Instant) -> (Reading, Vec<(TenantId, Reading)>) {
+        (self.accounts.reading(now), self.accounts.readings(now).collect())
     }
 
     /// The upstream has answered. Whether that is news.

@@ -206,6 +206,7 @@ impl Ledger {
 
     /// Closes what has been idle or has lived for too long, opens what `min_idle` wants, and tries again after a failure's pause.
     pub fn sweep(&mut self, now: Instant, steps: &mut Vec<Step>) {
+        self.accounts.sample(now);
         let mut worn = Vec::new();
         for (_, pool) in &self.pools {
             let mut spare = pool.idle_count().saturating_sub(pool.keep.min_idle as usize);

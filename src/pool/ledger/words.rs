@@ -103,6 +103,17 @@ pub struct Aftermath {
     pub is_back: bool,
 }
 
+/// What is to be known of a client beside what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It has logged in.
+    Came,
+    /// It has left.
+    Went,
+    /// It has waited for as long as it may.
+    WaitedInVain,
+}
+
 /// Where a waiting client is to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Waiter {
