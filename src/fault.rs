@@ -115,6 +115,11 @@ pub enum Fault {
         /// The limit.
         limit: Duration,
     },
+    /// The client left a transaction idle while others waited for its server connection.
+    HoldsUpOthers {
+        /// The limit.
+        limit: Duration,
+    },
     /// The client was idle for too long.
     IdleClient {
         /// The limit.
@@ -201,7 +206,8 @@ impl Fault {
             Self::Deadline => 30,
             Self::DeadlineInTransaction => 31,
             Self::BadDeadline => 32,
-            Self::Unsupported(_) | Self::Internal => 33,
+            Self::HoldsUpOthers { .. } => 33,
+            Self::Unsupported(_) | Self::Internal => 34,
         }
     }
 
@@ -281,6 +287,7 @@ impl Fault {
             Self::Shutdown | Self::Killed => "terminating connection due to administrator command".into(),
             Self::ServerLost => "the connection to the server was lost".into(),
             Self::IdleInTransaction { .. } => "terminating connection due to idle-in-transaction timeout".into(),
+            Self::HoldsUpOthers { .. } => "terminating connection due to idle-in-transaction timeout while others wait".into(),
             Self::IdleClient { .. } => "terminating connection due to idle-session timeout".into(),
             Self::CancelledWaiting => "canceling statement due to user request".into(),
             Self::StatementMode => "transactions over several statements are not allowed in statement mode".into(),
@@ -328,7 +335,9 @@ impl Fault {
             Self::Quota { whose, which: Exceeded::Transactions | Exceeded::ServerTime, wait } => {
                 Some(format!("Tenant \"{}\" may begin its next transaction in {} ms.", whose.tenant, wait.as_millis() + 1))
             }
-            Self::IdleInTransaction { limit } | Self::IdleClient { limit } => Some(format!("The limit is {} ms.", limit.as_millis())),
+            Self::IdleInTransaction { limit } | Self::HoldsUpOthers { limit } | Self::IdleClient { limit } => {
+                Some(format!("The limit is {} ms.", limit.as_millis()))
+            }
             _ => None,
         }
     }

@@ -255,6 +255,25 @@ async fn e4_a_transaction_left_idle_is_ended_and_one_that_works_is_not() {
 }
 
 #[tokio::test]
+async fn e4_a_transaction_may_be_idle_for_longer_while_nobody_waits() {
+    let pg = with_account().await;
+    let proxy = Proxy::new(&pg).max_connections(1).set("defaults.contended_idle_transaction_timeout", "500ms").start().await;
+    let (mut holder, mut other) = (login(&proxy).await, login(&proxy).await);
+    holder.query("BEGIN; UPDATE account SET balance = 0").await;
+    // Three times the limit.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(holder.value("SELECT balance FROM account").await, "0");
+    // Somebody comes.
+    other.send(&[query("SELECT balance FROM account")].concat()).await;
+    let said = holder.until_closed().await;
+    let error = harness::ServerError::read(&said.first().expect("a last word").body);
+    assert_eq!((error.severity(), error.code()), ("FATAL", "25P03"));
+    assert!(error.message().contains("others wait"), "{error}");
+    let answer = other.until_ready().await;
+    assert!(answer.iter().any(|frame| frame.tag == b'D' && frame.values()[0].as_deref() == Some(b"100")), "{}", other.transcript());
+}
+
+#[tokio::test]
 async fn e4_the_limit_does_not_kill_a_query_that_arrives_with_it() {
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).set("defaults.idle_transaction_timeout", "60ms").start().await;

@@ -120,11 +120,16 @@ fn run(
                 }
             })
         };
+        let keeper = {
+            let turnstile = Rc::clone(&worker.turnstile);
+            tokio::task::spawn_local(async move { turnstile.keep().await })
+        };
         // Nobody waits any more once this is sent.
         let _ = started.send(Ok(()));
         tend(&worker, &ticker, order, stops).await;
         servers.abort();
         clients.abort();
+        keeper.abort();
         Ok(())
     })
 }

@@ -18,7 +18,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-pub(super) const TABLE: [Entry; 34] = [
+pub(super) const TABLE: [Entry; 35] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -225,6 +225,13 @@ pub(super) const TABLE: [Entry; 34] = [
         false,
         "`SET pgweir.deadline_ms` or `pgweir.deadline_at` with a value that is no number of milliseconds.",
         "Write the milliseconds that are left, or the time since 1970 in milliseconds.",
+    ),
+    entry(
+        "holds_up_others",
+        sqlstate::IDLE_IN_TRANSACTION,
+        true,
+        "The client left a transaction open with nothing running for longer than `contended_idle_transaction_timeout`, while others waited for its server connection.",
+        "As for `idle_in_transaction`; more server connections help if the callers cannot be quicker.",
     ),
     entry(
         "internal",

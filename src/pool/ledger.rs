@@ -148,6 +148,11 @@ impl Ledger {
         self.waiting > 0 || self.servers.iter().any(|(_, book)| matches!(book.state, State::Leased(_) | State::Mending(_)))
     }
 
+    /// Whether a client waits that could have a connection of this pool if it were free, or one in its place.
+    pub fn is_waited_for(&self, pool: PoolId) -> bool {
+        self.waiting_for(pool) > 0 || self.waiting > 0 && self.total() >= self.budget
+    }
+
     /// The tenants' accounts.
     pub fn accounts(&self) -> &Accounts {
         &self.accounts

@@ -249,6 +249,7 @@ fn times(limits: &config::Limits, clients: &config::Clients) -> phase::Limits {
         query: limits.query_timeout,
         transaction: limits.transaction_timeout,
         idle_transaction: limits.idle_transaction_timeout,
+        contended_idle_transaction: limits.contended_idle_transaction_timeout,
         idle: limits.client_idle_timeout,
         write_stall: clients.write_stall_timeout,
     }

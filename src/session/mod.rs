@@ -20,6 +20,7 @@ mod relay;
 mod rewrite;
 mod secrets;
 mod statements;
+mod turnstile;
 mod watch;
 mod worker;
 
@@ -46,7 +47,8 @@ pub use worker::{Mail, Mailbox, Worker};
 /// Cancel safe: a dropped future closes the connection.
 pub fn serve(io: Io, peer: Peer, worker: Rc<Worker>) -> impl Future<Output = ()> {
     // On the heap, for as long as it takes: what an idle client keeps must stay small.
-    let entering = Box::pin(enter(io, peer, worker));
+    let turnstile = Rc::clone(&worker.turnstile);
+    let entering = Box::new(turnstile.through(Box::pin(enter(io, peer, worker))));
     async move {
         let mut client = entering.await;
         if let Some(client) = &mut client {

@@ -70,6 +70,8 @@ pub struct Limits {
     pub transaction: Option<Duration>,
     /// In a transaction with nothing running.
     pub idle_transaction: Option<Duration>,
+    /// The same while others wait for the server connection.
+    pub contended_idle_transaction: Option<Duration>,
     /// Idle.
     pub idle: Option<Duration>,
     /// Without taking a byte.
@@ -87,6 +89,8 @@ pub enum Due {
     Deadline,
     /// Its transaction, in which nothing runs, must be ended, and the session with it.
     EndTransaction(Duration),
+    /// The same, if anybody waits for its server connection.
+    Yield(Duration),
     /// The session must be ended.
     EndIdle(Duration),
     /// It does not read: it must be cut.
@@ -121,6 +125,8 @@ pub fn due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Due> {
         Phase::Open if past(timing.since, limits.idle_transaction).is_some() => limits.idle_transaction.map(Due::EndTransaction),
         Phase::Open if in_transaction.is_some() => in_transaction.map(Due::EndTransaction),
         Phase::Running | Phase::Open if !timing.watched && now.saturating_duration_since(timing.since) >= UNWATCHED => Some(Due::Watch),
+        // After the watching has begun, which is due but once.
+        Phase::Open if past(timing.since, limits.contended_idle_transaction).is_some() => limits.contended_idle_transaction.map(Due::Yield),
         Phase::Login | Phase::Running | Phase::Open => None,
     }
 }
@@ -141,6 +147,7 @@ mod tests {
             query: Some(SECOND),
             transaction: Some(3 * SECOND),
             idle_transaction: Some(SECOND),
+            contended_idle_transaction: None,
             idle: Some(SECOND),
             write_stall: Some(SECOND),
         }
@@ -170,6 +177,18 @@ mod tests {
         let start = Instant::now();
         let limits = Limits { idle_transaction: Some(SECOND), ..Limits::default() };
         assert_eq!(due(&timing(Phase::Running, start), &limits, start + 100 * SECOND), None);
+    }
+
+    #[test]
+    fn who_holds_up_others_may_be_idle_for_less_long() {
+        let start = Instant::now();
+        let limits = Limits { idle_transaction: Some(3 * SECOND), contended_idle_transaction: Some(SECOND), ..Limits::default() };
+        let open = timing(Phase::Open, start);
+        assert_eq!(due(&open, &limits, start + SECOND), Some(Due::Yield(SECOND)));
+        assert_eq!(due(&open, &limits, start + 3 * SECOND), Some(Due::EndTransaction(3 * SECOND)));
+        let unwatched = Timing { watched: false, ..open };
+        assert_eq!(due(&unwatched, &limits, start + SECOND), Some(Due::Watch), "that comes first, and once");
+        assert_eq!(due(&timing(Phase::Running, start), &limits, start + SECOND), None);
     }
 
     #[test]

@@ -476,6 +476,9 @@ impl<'a> Relay<'a> {
             Signal::EndTransaction(limit) => {
                 return Some(Stop::fault(Fault::IdleInTransaction { limit: Duration::from_millis(limit.into()) }));
             }
+            Signal::Yield(limit) => {
+                return Some(Stop::fault(Fault::HoldsUpOthers { limit: Duration::from_millis(limit.into()) }));
+            }
             Signal::EndIdle(limit) => return Some(Stop::fault(Fault::IdleClient { limit: Duration::from_millis(limit.into()) })),
             Signal::Cancel => {
                 let waiting = self.client.watch.take_cancels();

@@ -31,6 +31,8 @@ pub enum Signal {
     Deadline,
     /// Its transaction was left open for longer than so many milliseconds.
     EndTransaction(u32),
+    /// The same, and others wait for its server connection.
+    Yield(u32),
     /// It has been idle for longer than so many milliseconds.
     EndIdle(u32),
     /// It does not read.
@@ -271,6 +273,12 @@ impl Watch {
     pub fn note(&self, what: Presence) {
         let tenant = self.tenant.borrow().id;
         self.pool.upstream.ledger.lock().note(tenant, what);
+    }
+
+    /// Whether another client could use the server connection that it holds.
+    #[cold]
+    pub fn is_waited_for(&self) -> bool {
+        self.pool.upstream.ledger.lock().is_waited_for(self.pool.id)
     }
 
     /// It leaves.

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::house::House;
 use super::phase::{self, Due, Phase};
+use super::turnstile::Turnstile;
 use super::watch::{Signal, Tenant, Watch};
 use crate::metrics::CancelCause;
 use crate::net::Clock;
@@ -56,6 +57,8 @@ pub struct Worker {
     tenants: RefCell<Vec<Option<Rc<Tenant>>>>,
     draining: Cell<bool>,
     ticks: Cell<u32>,
+    /// What logins pass.
+    pub turnstile: Rc<Turnstile>,
     /// Told each time that a client leaves.
     pub left: Notify,
 }
@@ -76,6 +79,7 @@ impl Worker {
             tenants: RefCell::default(),
             draining: Cell::new(false),
             ticks: Cell::new(0),
+            turnstile: Turnstile::new(),
             left: Notify::new(),
         })
     }
@@ -173,7 +177,6 @@ impl Worker {
         let Some(due) = phase::due(&timing, &tenant.limits, now) else { return };
         let signal = match due {
             Due::Refuse(limit) if watch.pool.upstream.has_waited(timing.since, limit, now) => Signal::Refuse,
-            Due::Refuse(_) => return,
             Due::Cancel => {
                 watch.set(|timing| timing.cancelling = true);
                 tenant.numbers.cancelled[CancelCause::Timeout.index()].add(1);
@@ -187,6 +190,8 @@ impl Worker {
                 Signal::Deadline
             }
             Due::EndTransaction(limit) => Signal::EndTransaction(millis(limit)),
+            Due::Yield(limit) if watch.is_waited_for() => Signal::Yield(millis(limit)),
+            Due::Refuse(_) | Due::Yield(_) => return,
             Due::EndIdle(limit) => Signal::EndIdle(millis(limit)),
             Due::Cut => Signal::Cut,
             Due::Watch => Signal::Watch,

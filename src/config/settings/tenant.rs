@@ -127,6 +127,10 @@ limits! {
     ///
     /// applies: at once
     idle_transaction_timeout: Period = Period::secs(30);
+    /// The same while other clients wait for the server connection that it holds; `"500ms"` at least. `"0"` makes no difference between the two.
+    ///
+    /// applies: at once
+    contended_idle_transaction_timeout: Period = Period::secs(10);
     /// The longest that a client may be idle outside a transaction. `"0"` never closes it: an idle close kills a node-postgres process that
     /// has no error listener, and an idle client costs about 1 KiB.
     ///
