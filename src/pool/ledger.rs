@@ -302,10 +302,9 @@ impl Ledger {
         self.provide(now, steps);
     }
 
-    /// A connection is open and logged in to, on its worker.
+    /// A connection is open and logged in to, on its worker; `answered` has been told already.
     pub fn opened(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) -> Next {
         self.ramp.succeeded();
-        self.circuit.answered();
         let book = &self.servers[server.0 as usize];
         let (pool, worker) = (book.pool, book.worker);
         let jitter = self.jitter();

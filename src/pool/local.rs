@@ -285,6 +285,8 @@ impl Local {
                 Ok(server) => {
                     let upstream = Arc::clone(&pool.upstream);
                     pool.recovered();
+                    // Here and not where it was opened: another opening may have failed meanwhile.
+                    upstream.answered();
                     let mut steps = Vec::new();
                     let next = upstream.ledger.lock().opened(now(), id, &mut steps);
                     self.place(id, Box::new(Kept { server, pool }), next);

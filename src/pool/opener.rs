@@ -53,7 +53,6 @@ async fn open(pool: Arc<Pool>, server: ServerId, worker: u16) {
     match opened {
         Ok(travelling) => {
             upstream.numbers.connected(ConnectOutcome::Ok, began.elapsed());
-            upstream.answered();
             upstream.send(worker, Mail::Opened { pool, server, travelling });
         }
         Err(why) => {

@@ -107,6 +107,7 @@ impl World {
     }
 
     fn open(&mut self, server: ServerId) {
+        self.ledger.answered();
         let next = self.ledger.opened(self.now, server, &mut self.steps);
         self.next(server, next);
     }
