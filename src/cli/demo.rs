@@ -9,7 +9,6 @@ mod account;
 mod binaries;
 mod cluster;
 mod folder;
-mod interrupt;
 mod invocations;
 mod log_lines;
 mod process;
@@ -31,13 +30,14 @@ use clap::Args;
 use self::binaries::Binaries;
 use self::cluster::Cluster;
 use self::folder::Folder;
-use self::interrupt::Interrupt;
 use self::invocations::Surge;
 use self::progress::note;
 use self::proxy::Proxy;
 use self::round::{Road, Round};
 use self::server_connections::ServerConnections;
 use self::tenants::Tenant;
+use super::interrupt::Interrupt;
+use super::open_files;
 
 /// How the demo is run: the surge, the proxy's budget, and whether to go on serving afterwards.
 #[derive(Args, Debug, Clone)]
@@ -120,7 +120,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 
 /// Sets the stage, runs both rounds and prints the table. Dropping the future ends all that it has started.
 async fn perform(args: &DemoArgs) -> anyhow::Result<Stage> {
-    process::raise_open_files_limit(u64::from(args.invocations))?;
+    open_files::raise_limit(u64::from(args.invocations))?;
     let binaries = Binaries::find(args.pg_bin.as_deref())?;
     note(&format!("making a private cluster of {} in a temporary folder", binaries.version()));
     let tenants = Tenant::both()?;

@@ -1,11 +1,17 @@
 //! The command line.
 
+mod callers;
 pub mod check;
 pub mod compat;
 pub mod demo;
 pub mod healthcheck;
+mod interrupt;
 mod log;
+mod open_files;
+pub mod plan;
+mod random;
 pub mod reference;
+pub mod storm;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -46,6 +52,10 @@ enum Command {
     },
     /// Show on this machine what pgweir is for
     Demo(demo::DemoArgs),
+    /// Tell how many server connections an expected load needs, and how long it would wait for them
+    Plan(plan::PlanArgs),
+    /// Put a load shaped like that of Lambda on a database, straight or through a proxy, and measure what comes of it
+    Storm(Box<storm::StormArgs>),
     /// Ask a running proxy whether it is alive
     Healthcheck(healthcheck::Healthcheck),
 }
@@ -87,6 +97,8 @@ impl Arguments {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Plan(arguments) => Ok(ExitCode::from(plan::plan(&arguments, &mut std::io::stdout())?)),
+            Command::Storm(arguments) => storm::run(&arguments),
             Command::Healthcheck(healthcheck) => {
                 healthcheck.run()?;
                 Ok(ExitCode::SUCCESS)

@@ -8,6 +8,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, Error, NoTls};
 
+use crate::cli::callers::words_of;
+use crate::cli::random::SplitMix;
+
 /// The invocations arrive evenly over this time, each with jitter within its share of it.
 pub(super) const ARRIVE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -48,8 +51,8 @@ impl Surge {
     /// When each invocation arrives, counted from the surge's start. The same seed gives the same moments.
     pub(super) fn arrivals(&self) -> impl Iterator<Item = Duration> {
         let slot = ARRIVE_WITHIN / self.invocations.max(1);
-        let mut jitter = SplitMix(self.seed);
-        (0..self.invocations).map(move |number| slot * number + slot.mul_f64(jitter.next_fraction()))
+        let mut jitter = SplitMix::new(self.seed);
+        (0..self.invocations).map(move |number| slot * number + slot.mul_f64(jitter.fraction()))
     }
 }
 
@@ -91,31 +94,6 @@ async fn transact(client: Client, road: &str, number: i32, work: Duration) -> Re
     client.query_typed_one(insert, &[(&road, Type::TEXT), (&number, Type::INT4)]).await?;
     client.batch_execute("COMMIT").await?;
     Ok(Instant::now())
-}
-
-/// An error with its causes, outermost first.
-fn words_of(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// A small seeded generator (Steele, Lea, Flood: "Fast splittable pseudorandom number generators"). Jitter needs no more.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly in 0..1.
-    fn next_fraction(&mut self) -> f64 {
-        let high = u32::try_from(self.next() >> 32).unwrap_or(0);
-        f64::from(high) / (f64::from(u32::MAX) + 1.0)
-    }
 }
 
 #[cfg(test)]

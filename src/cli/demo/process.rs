@@ -9,12 +9,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Open files that the demo needs beside one per invocation: sockets of its own, logs, the runtime.
-const OTHER_OPEN_FILES: u64 = 256;
 
 /// How a process is asked to end: each signal, and how long it then has.
 pub(super) type Farewell = &'static [(Signal, Duration)];
@@ -117,20 +114,6 @@ fn watch_for_end(pid: Pid) -> Option<mpsc::Receiver<()>> {
         drop(sender);
     };
     thread::Builder::new().spawn(wait).ok().map(|_| ended)
-}
-
-/// Lets this process and its children open a file for each of `clients`.
-pub(super) fn raise_open_files_limit(clients: u64) -> anyhow::Result<()> {
-    let needed = clients + OTHER_OPEN_FILES;
-    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    if maximum.is_some_and(|maximum| maximum < needed) {
-        bail!("{clients} invocations need {needed} open files, more than `ulimit -Hn` allows; try fewer --invocations");
-    }
-    let raised = Rlimit { current: Some(needed), maximum };
-    rustix::process::setrlimit(Resource::Nofile, raised).context("cannot raise the limit of open files")
 }
 
 #[cfg(test)]

@@ -7,25 +7,15 @@ use std::time::Duration;
 
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, interval};
-use tokio_postgres::error::SqlState;
 
 use super::invocations::{Outcome, Surge, invoke};
 use super::progress::{self, Progress};
 use super::server_connections::ServerConnections;
 use super::tenants::Tenant;
+use crate::cli::callers::{DOCUMENTED_REFUSALS, nearest_rank};
 
 /// Time to set all invocations up before the first arrives.
 const HEAD_START: Duration = Duration::from_millis(100);
-
-/// What pgweir may tell a client that it cannot serve now: DESIGN.md, "What a refused client hears".
-const DOCUMENTED_REFUSALS: [SqlState; 6] = [
-    SqlState::TOO_MANY_CONNECTIONS,
-    SqlState::QUERY_CANCELED,
-    SqlState::CANNOT_CONNECT_NOW,
-    SqlState::ADMIN_SHUTDOWN,
-    SqlState::CONNECTION_FAILURE,
-    SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-];
 
 /// Which way the invocations go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,8 +154,7 @@ impl Round {
 
     /// The latency that `percent` of the answered stayed within (nearest rank); `None` without an answer.
     pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
-        let rank = (self.latencies.len() * percent).div_ceil(100);
-        self.latencies.get(rank.checked_sub(1)?).copied()
+        nearest_rank(&self.latencies, percent * 10)
     }
 }
 
@@ -182,20 +171,12 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
+    use tokio_postgres::error::SqlState;
+
     use super::*;
 
     fn answered_in(milliseconds: u64) -> Outcome {
         Outcome::Answered(Duration::from_millis(milliseconds))
-    }
-
-    #[test]
-    fn percentiles_are_of_the_nearest_rank() {
-        let round = Round::of(Road::Direct, (1..=200).rev().map(answered_in), 0);
-        assert_eq!(round.percentile(50), Some(Duration::from_millis(100)));
-        assert_eq!(round.percentile(95), Some(Duration::from_millis(190)));
-        assert_eq!(round.percentile(99), Some(Duration::from_millis(198)));
-        assert_eq!(Round::of(Road::Direct, [answered_in(3)], 0).percentile(50), Some(Duration::from_millis(3)));
-        assert_eq!(Round::of(Road::Direct, [], 0).percentile(99), None);
     }
 
     #[test]

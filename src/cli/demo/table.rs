@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::cluster::MAX_CONNECTIONS;
 use super::invocations::{ARRIVE_WITHIN, Surge};
 use super::round::Round;
+use crate::cli::callers::grouped;
 
 /// Both rounds, side by side.
 pub(super) struct Report<'a> {
@@ -95,19 +96,6 @@ fn milliseconds(duration: Duration) -> String {
     format!("{} ms", grouped(usize::try_from(duration.as_millis()).unwrap_or(usize::MAX)))
 }
 
-/// 1000 as `1,000`.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use tokio_postgres::error::SqlState;
@@ -140,10 +128,5 @@ mod tests {
             "PostgreSQL alone turned 520 of 1,000 invocations away; \
              through pgweir all 1,000 were answered over 20 server connections.\n"
         ));
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        assert_eq!([0, 999, 1000, 20_000, 1_234_567].map(grouped), ["0", "999", "1,000", "20,000", "1,234,567"]);
     }
 }

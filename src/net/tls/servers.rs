@@ -155,12 +155,13 @@ impl ServerTls {
         self.negotiation
     }
 
-    pub(super) fn config(&self) -> Option<&Arc<ClientConfig>> {
+    /// For whoever makes the connections with a driver; `None` where the mode is `disable`.
+    pub fn config(&self) -> Option<&Arc<ClientConfig>> {
         self.config.as_ref()
     }
 
     /// The name to ask for and, in `verify-full`, to insist on.
-    pub(super) fn name_of(&self, host: &str) -> Result<ServerName<'static>, HandshakeError> {
+    pub fn name_of(&self, host: &str) -> Result<ServerName<'static>, HandshakeError> {
         match ServerName::try_from(host.to_owned()) {
             Ok(name) => Ok(name),
             // Nobody looks at it, and a name that is none is not asked for: an address never is.

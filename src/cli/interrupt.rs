@@ -1,4 +1,4 @@
-//! The signals that end the demo: Ctrl-C, SIGTERM, and SIGHUP when the terminal goes away.
+//! The signals that end what runs until it is told to stop: Ctrl-C, SIGTERM, and SIGHUP when the terminal goes away.
 
 use std::io;
 use std::process::ExitCode;
