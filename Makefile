@@ -27,10 +27,11 @@ test-rust: ## The tests in Rust, against a private PostgreSQL
 	cargo test --locked --doc
 
 .PHONY: test-clients
-test-clients: ## One script through psql and the drivers of Node.js, Python, Java and Rust, directly and through pgweir
+test-clients: ## One script through psql and the drivers of Node.js, Python, Java and Rust, directly and through pgweir; then 5,000 at once
 	@tests/setup test
 	cargo build --locked --bin pgweir
 	PGWEIR_BIN=$(CURDIR)/target/debug/pgweir tests/clients/run
+	PGWEIR_BIN=$(CURDIR)/target/debug/pgweir tests/clients/run --surge 5000
 
 .PHONY: test-versions
 test-versions: ## The core tests against PostgreSQL 14, 16, 17 and 18

@@ -60,6 +60,9 @@ pub enum Refusal {
 
 /// How much later than it may a turn must be expected before its client is refused at once: what is expected goes by averages.
 const SURELY_LATE: u32 = 2;
+/// So much of each server connection's time must have been seen before a client is refused for the pace at which others were served: the first leases of a
+/// surge find cold servers and a machine that is busy with logins, and say little of those to come.
+const PACE_IS_KNOWN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Account {
@@ -77,6 +80,18 @@ impl Account {
     fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.share.set_weight(limits.weight);
+    }
+
+    /// What is expected by the last leases, or by those of the last seconds where these were shorter, if that is beyond all hope of who may wait for `within`.
+    fn surely(&self, expected: Duration, servers: u32, within: Duration) -> Option<Duration> {
+        let lately = Sum::of(&self.lately);
+        if lately.held() < PACE_IS_KNOWN.min(within).saturating_mul(servers) {
+            return None;
+        }
+        let usual = Duration::from_nanos(self.share.usual()).as_secs_f64();
+        let shorter = lately.usual_hold().map_or(1.0, |lately| (lately.as_secs_f64() / usual).min(1.0));
+        let expected = expected.mul_f64(shorter);
+        (expected > within.saturating_mul(SURELY_LATE)).then_some(expected)
     }
 }
 
@@ -228,6 +243,12 @@ impl Accounts {
         (usual > 0 && servers > 0).then(|| Duration::from_nanos(usual.saturating_mul(u64::from(ahead) + 1) / u64::from(servers)))
     }
 
+    /// What of an expectation is sure.
+    fn surely(&self, tenant: TenantId, expected: Duration, within: Duration) -> Option<Duration> {
+        let account = self.tenants.get(usize::from(tenant.0))?;
+        account.surely(expected, account.held + self.room(tenant), within)
+    }
+
     /// One more client of a tenant wants to wait behind `ahead` others, for as long as its tenant's clients may, and no longer than `within`. One whom an
     /// opening will serve counts among those who wait, but is held to no limit.
     ///
@@ -247,6 +268,7 @@ impl Accounts {
             let within = within.into_iter().chain(limits.wait).min();
             if let (Some(expected), Some(within)) = (expected, within)
                 && expected > within.saturating_mul(SURELY_LATE)
+                && let Some(expected) = self.surely(tenant, expected, within)
             {
                 self.refused(tenant);
                 return Err(Refusal::Hopeless { expected, within });
@@ -406,14 +428,41 @@ mod tests {
         let mut accounts = Accounts::new(2, &[Limits { queue: 100, ..limits(0, 0) }], start);
         let request = Request { tenant: a, within: None, will_be_served: false };
         assert_eq!(accounts.enqueue(request, 90, start), Ok(()), "nothing is known yet");
-        accounts.hold(a, Duration::ZERO, start);
-        accounts.release(a, start, start + second);
+        for _ in 0..2 {
+            accounts.hold(a, Duration::ZERO, start);
+            accounts.release(a, start, start + second);
+        }
         assert_eq!(accounts.expected_wait(a, 9), Some(5 * second), "ten leases of a second over two servers");
         assert_eq!(accounts.enqueue(request, 9, start + second), Ok(()));
         let hopeless = Refusal::Hopeless { expected: Duration::from_millis(10_500), within: 5 * second };
         assert_eq!(accounts.enqueue(request, 20, start + second), Err(hopeless));
         let soon = Request { within: Some(second), ..request };
         assert_eq!(accounts.enqueue(soon, 9, start + second), Err(Refusal::Hopeless { expected: 5 * second, within: second }));
+    }
+
+    #[test]
+    fn the_first_leases_of_a_surge_make_nobody_hopeless() {
+        let a = TenantId(0);
+        let start = Instant::now();
+        let millis = Duration::from_millis;
+        let mut accounts = Accounts::new(1, &[Limits { queue: 10_000, ..limits(0, 0) }], start);
+        let request = Request { tenant: a, within: None, will_be_served: false };
+        assert_eq!(accounts.enqueue(request, 0, start), Ok(()));
+        let lease = |accounts: &mut Accounts, from: u64, took: u64| {
+            accounts.hold(a, Duration::ZERO, start + millis(from));
+            accounts.release(a, start + millis(from), start + millis(from + took));
+        };
+        lease(&mut accounts, 0, 500);
+        assert_eq!(accounts.enqueue(request, 999, start + millis(500)), Ok(()), "500 s by that lease, but what does it say");
+        for number in 0..500 {
+            lease(&mut accounts, 500 + number, 1);
+        }
+        assert_eq!(accounts.enqueue(request, 4_000, start + millis(1_000)), Ok(()), "by now it is known to go faster");
+        // A slow one among many is no pace either.
+        lease(&mut accounts, 1_000, 500);
+        assert_eq!(accounts.enqueue(request, 999, start + millis(1_500)), Ok(()));
+        let hopeless = accounts.enqueue(request, 9_999, start + millis(1_500));
+        assert!(matches!(hopeless, Err(Refusal::Hopeless { expected, .. }) if expected < millis(60_000)), "{hopeless:?}");
     }
 
     proptest! {

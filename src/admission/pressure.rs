@@ -180,6 +180,11 @@ impl Sum {
         self.0.waits.iter().map(|count| u64::from(*count)).sum()
     }
 
+    /// The server time of all leases that have ended.
+    pub(super) fn held(&self) -> Duration {
+        Duration::from_nanos(self.0.held_nanos)
+    }
+
     /// What a lease took on average, where there was one.
     pub(super) fn usual_hold(&self) -> Option<Duration> {
         let served = self.served();

@@ -233,6 +233,14 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_a_scenario() {
+        let wishes = Wishes { url: Some(URL.to_owned()), ..Wishes::default() };
+        let scenario = of(include_str!("../../../config/storm.toml"), &wishes).unwrap();
+        let names: Vec<&str> = scenario.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+        assert_eq!((names, scenario.duration), (vec!["reports", "shop"], Period::secs(20)));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_told_by_name() {
         for (text, part) in [
             ("[tenants.a]\nrat = 7", "unknown field `rat`"),
