@@ -29,6 +29,8 @@ use state::Process;
 const SWEEP: Duration = Duration::from_millis(250);
 /// The same while an upstream does not answer and is tried again and again.
 const SWEEP_WHILE_DOWN: Duration = Duration::from_millis(50);
+/// How often it is looked how an adaptive limit does.
+const LOOK: Duration = Duration::from_millis(50);
 /// How often an upstream without any connection is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -95,24 +97,32 @@ async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sweeps the ledgers, and asks upstreams that have no connection whether they are there.
+/// Sweeps the ledgers, looks how adaptive limits do, and asks upstreams that have no connection whether they are there.
 async fn keep_time(house: Arc<House>) {
-    let mut probed = now();
-    let mut pause = SWEEP;
+    let (mut probed, mut swept) = (now(), now());
+    let (mut pause, mut sweep_every) = (SWEEP, SWEEP);
     loop {
         tokio::time::sleep(pause).await;
-        pause = SWEEP;
+        let upstreams = house.upstreams();
+        let watched = upstreams.iter().filter(|upstream| upstream.ledger.lock().is_watched());
+        let is_watched = watched.map(|upstream| upstream.look(now())).count() > 0;
+        if is_watched && now().saturating_duration_since(swept) < sweep_every {
+            continue;
+        }
+        swept = now();
+        sweep_every = SWEEP;
         let probe = now().saturating_duration_since(probed) >= PROBE;
         if probe {
             probed = now();
         }
-        for upstream in house.upstreams() {
+        for upstream in upstreams {
             upstream.sweep(now());
             if probe && upstream.ledger.lock().is_unknown() {
                 tokio::task::spawn_local(pool::probe(upstream));
             } else if upstream.ledger.lock().is_down() {
-                pause = SWEEP_WHILE_DOWN;
+                sweep_every = SWEEP_WHILE_DOWN;
             }
         }
+        pause = if is_watched { LOOK } else { sweep_every };
     }
 }

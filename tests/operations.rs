@@ -41,7 +41,8 @@ fn documented() -> BTreeMap<String, String> {
 #[tokio::test]
 async fn every_documented_metric_is_published_and_every_published_one_documented() {
     let pg = Postgres::start().await;
-    let proxy = Proxy::new(&pg).max_connections(1).set("defaults.queue_timeout", "1s").start().await;
+    let proxy =
+        Proxy::new(&pg).max_connections(1).set("upstreams.main.limit", "adaptive").set("defaults.queue_timeout", "1s").start().await;
     let (mut pinning, mut refused) = (login(&proxy).await, login(&proxy).await);
     // One client that holds a server connection beyond its transaction, and one that is refused for it.
     pinning.query("CREATE TEMP TABLE scratch (id int)").await;

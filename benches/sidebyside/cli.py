@@ -80,7 +80,8 @@ class Bench:
         """The row of that title, made when it is first asked for."""
         return self.rows.setdefault(title, Row(title, group))
 
-    def turn(self, number: int, things: list) -> list:
+    @staticmethod
+    def turn(number: int, things: list) -> list:
         """The same things in an order that changes with the round, so that nobody always runs on the warm cache."""
         shift = number % len(things) if things else 0
         return things[shift:] + things[:shift]
@@ -221,6 +222,11 @@ def run(options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 0 measured, 1 something was wrong, 130 interrupted."""
     options = arguments(argv)
+    return guarded("compare", lambda: run(options))
+
+
+def guarded(name: str, work) -> int:
+    """Does the work of a program of that name, ended by signals as by Ctrl-C; its exit status."""
 
     def interrupted(*_) -> None:
         raise KeyboardInterrupt
@@ -229,11 +235,11 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupted)
     try:
-        run(options)
+        work()
     except BenchError as error:
-        say(f"compare: {error}")
+        say(f"{name}: {error}")
         return 1
     except KeyboardInterrupt:
-        say("compare: interrupted; everything it started has been stopped")
+        say(f"{name}: interrupted; everything it started has been stopped")
         return 130
     return 0

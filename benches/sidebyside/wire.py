@@ -38,8 +38,8 @@ def tls_context() -> ssl.SSLContext:
 class Client:
     """One connection. Not for concurrent use."""
 
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None):
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None, patience: float = 60):
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if tls is not None:

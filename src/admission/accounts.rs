@@ -127,6 +127,26 @@ impl Accounts {
         self.kept_free = self.tenants.iter().map(|account| account.limits.reserved.saturating_sub(account.held)).sum();
     }
 
+    /// So many leases in all from now on; what is held beyond is not taken away.
+    pub fn set_budget(&mut self, budget: u32) {
+        self.budget = budget;
+    }
+
+    /// How many leases there may be in all.
+    pub fn budget(&self) -> u32 {
+        self.budget
+    }
+
+    /// How many server connections all tenants hold.
+    pub fn all_held(&self) -> u32 {
+        self.held
+    }
+
+    /// How many are reserved for tenants, held or not.
+    pub fn all_reserved(&self) -> u32 {
+        self.tenants.iter().map(|account| account.limits.reserved).sum()
+    }
+
     /// The accounts' own reckoning of time, in nanoseconds.
     #[inline]
     fn at(&self, now: Instant) -> u64 {

@@ -5,6 +5,8 @@
 //! `Reading` tells how hard an upstream is pressed.
 
 mod accounts;
+mod levels;
+mod limiter;
 mod line;
 mod pressure;
 mod quota;
@@ -13,6 +15,8 @@ mod share;
 mod standing;
 
 pub use accounts::{Accounts, Limits, Refusal, Request, TenantId};
+pub use levels::Levels;
+pub use limiter::{Limiter, Sight};
 pub use line::{Entry, Line, Pick, Ticket};
 pub use pressure::{Reading, Strain};
 pub use quota::{Exceeded, Pace, Quotas, Usage};

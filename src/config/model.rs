@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::glob::Glob;
 use super::secret::SecretText;
 use super::settings::{
-    AuthMethod, ClientCertificates, ClientTlsMode, Limits, LogFormat, PoolMode, SslMode, TargetSessionAttrs, TlsNegotiation,
+    AuthMethod, ClientCertificates, ClientTlsMode, LimitSetting, Limits, LogFormat, PoolMode, SslMode, TargetSessionAttrs, TlsNegotiation,
 };
 use super::snapshot::Snapshot;
 use super::value::{CertificateAuthority, ListenAddress};
@@ -139,6 +139,10 @@ pub struct Upstream {
     pub failover_window: Duration,
     /// The hard budget.
     pub max_connections: u32,
+    /// What the number of connections at work goes by.
+    pub limit: LimitSetting,
+    /// The least that an adaptive limit comes to.
+    pub limit_min: u32,
     /// Connections on top of it for the proxy's own work.
     pub control_connections: u32,
     /// Idle connections that are kept.

@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 
 use super::worker::{Seat, Workers};
 use crate::admission::Limits;
-use crate::config::{self, ClientCertificates, ClientTlsMode, Config, ListenAddress};
+use crate::config::{self, ClientCertificates, ClientTlsMode, Config, LimitSetting, ListenAddress};
 use crate::fault;
 use crate::metrics::Metrics;
 use crate::net::tls::{self, ClientTls, ClientTlsSource};
 use crate::net::{Address, Bound, ListenAt, TlsSettingError, now};
-use crate::pool::ledger::Ledger;
+use crate::pool::ledger::{Ledger, LimitMode};
 use crate::pool::{self, Around, Job, Times, Upstream};
 use crate::session::{Certificate, House, PIN_LABELS};
 use crate::upstream::Target;
@@ -88,8 +88,19 @@ pub fn make_upstream(
     let workers = u16::try_from(threads.mail.len()).unwrap_or(u16::MAX);
     let mut ledger = Ledger::new(upstream.max_connections, workers, limits, now());
     ledger.set_failover_window(upstream.failover_window);
+    // There is nothing yet that could be opened or closed for it.
+    ledger.set_limit_mode(limit_mode(upstream), now(), &mut Vec::new());
     let around = Around { numbers: metrics.upstream(&upstream.name), jobs: threads.jobs.clone(), mail: Arc::clone(&threads.mail) };
     Upstream::new((index, &upstream.name), ledger, target, times(upstream), around)
+}
+
+/// What an upstream's limit goes by.
+pub fn limit_mode(upstream: &config::Upstream) -> LimitMode {
+    match upstream.limit {
+        LimitSetting::Fixed => LimitMode::Fixed,
+        LimitSetting::Observe => LimitMode::Observe,
+        LimitSetting::Adaptive => LimitMode::Adaptive { least: upstream.limit_min },
+    }
 }
 
 /// An upstream's timeouts.

@@ -82,6 +82,7 @@ fn apply(house: &Arc<House>, threads: &Threads, config: Config, prepared: Prepar
                 upstream.ledger.lock().set_failover_window(configured.failover_window);
                 upstream.times.store(Arc::new(build::times(configured)));
                 let mut steps = upstream.set_limits(now(), configured.max_connections, &limits, keep(configured));
+                upstream.ledger.lock().set_limit_mode(build::limit_mode(configured), now(), &mut steps);
                 upstream.post(&mut steps, None);
             }
             None => house.add_upstream(|index| build::make_upstream(index, configured, target, &limits, &house.metrics, threads)),

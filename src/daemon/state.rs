@@ -73,13 +73,13 @@ fn upstream_state(house: &House, upstream: &Upstream) -> UpstreamState {
     let waiting: HashMap<PoolId, u64> = pools.iter().map(|pool| (pool.id, u64::from(ledger.waiting_for(pool.id)))).collect();
     let queue = ids.into_iter().map(|(name, id)| (name, u64::from(ledger.accounts().queued(id))));
     let queue = queue.filter(|(_, depth)| *depth > 0).collect();
-    let (limit, is_down) = (ledger.budget(), ledger.is_down());
+    let (limit, suggested_limit, is_down) = (ledger.budget(), ledger.suggested_limit(), ledger.is_down());
     let (all, by_tenant) = ledger.pressure(now());
     drop(ledger);
     let tenants = by_tenant.iter().filter_map(|(id, reading)| Some((names.get(id)?.clone(), pressure(reading, is_down)))).collect();
     let pools = pools.iter().map(|pool| pool_state(pool, &counts, waiting.get(&pool.id).copied().unwrap_or(0))).collect();
     let pressure = pressure(&all, is_down);
-    UpstreamState { name: upstream.name.clone(), limit, queue, pressure, tenants, pools }
+    UpstreamState { name: upstream.name.clone(), limit, suggested_limit, queue, pressure, tenants, pools }
 }
 
 fn pressure(reading: &Reading, is_down: bool) -> Pressure {

@@ -27,6 +27,8 @@ pub struct UpstreamState {
     pub name: String,
     /// How many server connections it may have.
     pub limit: u32,
+    /// How many at work would be best, where that is looked for and known.
+    pub suggested_limit: Option<u32>,
     /// How many clients of which tenant wait for it; those that have none waiting may be left out.
     pub queue: Vec<(String, u64)>,
     /// How hard it is pressed.
@@ -108,6 +110,8 @@ pub struct UpstreamSnapshot {
     pub moves: u64,
     /// How many server connections it may have.
     pub limit: u32,
+    /// How many at work would be best, where that is looked for and known.
+    pub suggested_limit: Option<u32>,
     /// Its server connections, over all pools.
     pub connections: By<ServerState, u64>,
     /// Openings that have ended.
@@ -145,13 +149,14 @@ impl Process {
 
 impl UpstreamSnapshot {
     pub(super) fn new(state: UpstreamState, numbers: &UpstreamNumbers) -> Self {
-        let UpstreamState { name, limit, queue, pressure, tenants, pools } = state;
+        let UpstreamState { name, limit, suggested_limit, queue, pressure, tenants, pools } = state;
         let queue = queue.into_iter().map(|(tenant, depth)| Queue { tenant, depth }).collect();
         Self {
             name,
             up: numbers.is_up(),
             moves: numbers.retirements(),
             limit,
+            suggested_limit,
             connections: By::each(|state| pools.iter().map(|pool| pool.connections[state]).sum()),
             connects: By::each(|outcome| numbers.connects(outcome)),
             connect: numbers.connect.durations(),

@@ -129,6 +129,20 @@ pub(super) const FAMILIES: &[Family] = &[
         read: |view, samples| each_upstream(view, |name, upstream| samples.count(&[name], upstream.limit.into())),
     },
     Family {
+        name: "pgweir_upstream_limit_suggested",
+        kind: Kind::Gauge,
+        unit: "connections",
+        labels: &[UPSTREAM],
+        help: "How many server connections at work do the most, as far as is known: what an adaptive limit has come to, or what is observed. Nothing with a fixed limit.",
+        read: |view, samples| {
+            each_upstream(view, |name, upstream| {
+                if let Some(suggested) = upstream.suggested_limit {
+                    samples.count(&[name], suggested.into());
+                }
+            });
+        },
+    },
+    Family {
         name: "pgweir_upstream_up",
         kind: Kind::Gauge,
         unit: "1 or 0",

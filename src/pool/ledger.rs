@@ -9,6 +9,7 @@
 //! It moves no bytes: it answers with `Step`s that its caller carries out after the lock is released.
 
 mod failing;
+mod leases;
 mod supply;
 mod words;
 
@@ -16,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+pub use leases::LimitMode;
 pub use words::{Aftermath, Answer, Claim, Failure, Keep, Next, PoolId, Presence, ServerId, State, Step, Waiter};
 
+use self::leases::Leases;
 use super::circuit::Circuit;
 use super::ramp::{Ramp, Trouble};
 use crate::admission::{Accounts, Entry, Limits, Line, Refusal, Request, TenantId, Ticket};
@@ -53,7 +56,12 @@ impl Pool {
 /// The ledger of one upstream.
 #[derive(Debug)]
 pub struct Ledger {
+    /// The most connections that the configuration allows.
+    configured: u32,
+    /// The most that there may be just now.
     budget: u32,
+    leases: Leases,
+    began: Instant,
     workers: u16,
     servers: Slab<Book>,
     pools: Slab<Pool>,
@@ -74,7 +82,10 @@ impl Ledger {
     /// An empty ledger for at most `budget` connections, used by `workers` workers.
     pub fn new(budget: u32, workers: u16, limits: &[Limits], now: Instant) -> Self {
         Self {
+            configured: budget,
             budget,
+            leases: Leases::default(),
+            began: now,
             workers,
             servers: Slab::with_capacity(budget as usize),
             pools: Slab::new(),
@@ -92,8 +103,10 @@ impl Ledger {
 
     /// Applies a new budget and new limits. Connections beyond a budget that shrank are closed as they become idle.
     pub fn set_limits(&mut self, budget: u32, limits: &[Limits], now: Instant, steps: &mut Vec<Step>) {
+        self.configured = budget;
         self.budget = budget;
         self.accounts.set_limits(budget, limits);
+        self.put_in_force(now, steps);
         while self.total() > self.budget && self.evict(now, None, steps) {}
         self.look_again = now;
         self.provide(now, steps);
@@ -210,6 +223,7 @@ impl Ledger {
         }
         self.accounts.enqueue(Request { tenant, within, will_be_served }, ahead, now)?;
         self.waiting += 1;
+        self.leases.waits();
         let ticket = self.pool(pool).line.join((tenant, level), from.worker, from.slot, now);
         self.provide(now, steps);
         Ok(Answer::Wait(ticket))
@@ -230,7 +244,7 @@ impl Ledger {
     /// A settled connection comes back from its holder.
     #[inline]
     pub fn give_back(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) -> Next {
-        self.relieve(now, server);
+        self.relieve(now, server, true);
         let next = if self.is_worn_out(now, server) { Next::Close } else { self.next_use(now, server) };
         if next == Next::Close {
             self.book(server).state = State::Closing;
@@ -239,12 +253,14 @@ impl Ledger {
         next
     }
 
-    /// A connection's holder, if it has one, holds it no more.
+    /// A connection's holder, if it has one, holds it no more, and is done with it or not.
     #[inline]
-    fn relieve(&mut self, now: Instant, server: ServerId) {
+    fn relieve(&mut self, now: Instant, server: ServerId, is_done: bool) {
         let book = &self.servers[server.0 as usize];
         if let State::Leased(tenant) | State::Mending(tenant) = book.state {
-            self.accounts.release(tenant, book.since, now);
+            let (since, ends_well) = (book.since, is_done && matches!(book.state, State::Leased(_)));
+            self.accounts.release(tenant, since, now);
+            self.ended(now.saturating_duration_since(since), ends_well);
         }
     }
 
@@ -275,7 +291,7 @@ impl Ledger {
 
     /// A connection will not be used again and is being closed; it counts until `closed`.
     pub fn closing(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) {
-        self.relieve(now, server);
+        self.relieve(now, server, false);
         let book = &mut self.servers[server.0 as usize];
         let (was_idle, pool, worker) = (book.state == State::Idle, book.pool, book.worker);
         book.state = State::Closing;
@@ -287,7 +303,7 @@ impl Ledger {
 
     /// A connection is gone.
     pub fn closed(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) {
-        self.relieve(now, server);
+        self.relieve(now, server, false);
         let book = self.servers.remove(server.0 as usize);
         self.pool(book.pool).total -= 1;
         match book.state {

@@ -349,6 +349,13 @@ impl Upstream {
         self.post(&mut steps, None);
     }
 
+    /// Takes a look at how its limit does.
+    pub fn look(self: &Arc<Self>, now: Instant) {
+        let mut steps = Vec::new();
+        self.ledger.lock().look(now, &mut steps);
+        self.post(&mut steps, None);
+    }
+
     /// Whether a client that has waited for a connection since then has waited for as long as `limit`, outages left out.
     pub fn has_waited(&self, since: Instant, limit: Duration, now: Instant) -> bool {
         self.queue_time.lock().is_over(since, limit, now)

@@ -32,6 +32,8 @@ impl Compiling<'_, '_> {
                 target_session_attrs: written.target_session_attrs,
                 failover_window: written.failover_window.0,
                 max_connections: written.max_connections,
+                limit: written.limit,
+                limit_min: written.limit_min,
                 control_connections: written.control_connections,
                 min_idle: written.min_idle,
                 server_idle_timeout: written.server_idle_timeout.limit(),
@@ -66,6 +68,12 @@ impl Compiling<'_, '_> {
             let what = format!("`min_idle` ({}) is more than `max_connections` ({})", written.min_idle, written.max_connections);
             if !self.findings.is_doubtful(&here("max_connections")) {
                 self.findings.error(&here("min_idle"), what, format!("write at most {}", written.max_connections));
+            }
+        }
+        if written.limit_min > written.max_connections {
+            let what = format!("`limit_min` ({}) is more than `max_connections` ({})", written.limit_min, written.max_connections);
+            if !self.findings.is_doubtful(&here("max_connections")) {
+                self.findings.error(&here("limit_min"), what, format!("write at most {}", written.max_connections));
             }
         }
         let (idle, lifetime) = (written.server_idle_timeout.limit(), written.server_lifetime.limit());

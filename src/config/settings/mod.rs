@@ -23,7 +23,7 @@ pub use login::{AuthMethod, AuthSettings, DatabaseSettings, PoolMode, UserSettin
 pub use process::{LogFormat, LogSettings, ProcessSettings};
 pub use tenant::{DefaultsSettings, Limits, MatchSettings, TenantSettings};
 pub use tls::{ClientCertificates, ClientTlsMode, ClientTlsSettings, ServerTlsSettings, SslMode, TlsNegotiation, TlsSettings};
-pub use upstream::{TargetSessionAttrs, UpstreamSettings};
+pub use upstream::{LimitSetting, TargetSessionAttrs, UpstreamSettings};
 
 /// The configuration of pgweir, in TOML. Unknown keys are errors. Durations are written `"250ms"`, `"5s"`, `"1m30s"` or `"1h"`, and `"0"` is off or
 /// no limit; sizes `"64KiB"` or `"32MiB"`. A secret `x` may instead be named as a variable of the environment (`x_env`) or as a file (`x_file`,

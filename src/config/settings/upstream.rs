@@ -31,6 +31,19 @@ pub enum TargetSessionAttrs {
     PreferStandby,
 }
 
+/// What the number of server connections at work goes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitSetting {
+    /// By `max_connections`.
+    #[default]
+    Fixed,
+    /// By `max_connections`; what an adaptive limit might be is published as `pgweir_upstream_limit_suggested`, as far as the load itself shows it.
+    Observe,
+    /// By trying: the number at which the most transactions end, from `limit_min` to `max_connections`.
+    Adaptive,
+}
+
 /// One PostgreSQL server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -69,6 +82,16 @@ pub struct UpstreamSettings {
     /// applies: at once
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: u32,
+    /// What the number of server connections at work goes by. A server does the most with so many at work, and beyond that only lets each wait for the others. Where
+    /// clients wait, `"adaptive"` compares the limit with others by turns and keeps to the best, the lower one between equals; while nobody waits it changes nothing.
+    ///
+    /// applies: at once
+    pub limit: LimitSetting,
+    /// An adaptive limit is never lower than this, nor than all `reserved_server_connections` and one more.
+    ///
+    /// applies: at once
+    #[schemars(range(min = 1, max = 100_000))]
+    pub limit_min: u32,
     /// Connections on top of the budget: one for cancel requests, which are delivered one at a time, and the others (at least one) for `auth_query`.
     ///
     /// applies: at once
@@ -158,6 +181,8 @@ impl Default for UpstreamSettings {
             target_session_attrs: None,
             failover_window: Period::secs(5),
             max_connections: 40,
+            limit: LimitSetting::Fixed,
+            limit_min: 1,
             control_connections: 2,
             min_idle: 0,
             server_idle_timeout: Period::secs(60),

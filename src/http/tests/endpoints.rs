@@ -38,6 +38,7 @@ fn pressure_is_json_by_upstream_and_tenant() {
     proxy.upstreams.borrow_mut().push(UpstreamState {
         name: "main".to_owned(),
         limit: 20,
+        suggested_limit: None,
         queue: Vec::new(),
         pressure: pressure(0.75),
         tenants: vec![("acme".to_owned(), pressure(0.5))],

@@ -25,7 +25,9 @@ impl Ledger {
             if self.is_needed_elsewhere(now, id) {
                 return Next::Close;
             }
-            if let Some(entry) = self.pools[id.0 as usize].line.next(&mut self.accounts, worker, now) {
+            if !self.is_anothers_turn(now, id)
+                && let Some(entry) = self.pools[id.0 as usize].line.next(&mut self.accounts, worker, now)
+            {
                 return Next::Hand(self.lease(now, server, &entry));
             }
         }
@@ -98,6 +100,12 @@ impl Ledger {
     }
 
     fn serve_all_from_idle(&mut self, now: Instant, steps: &mut Vec<Step>) {
+        if self.is_held_back() {
+            while let Some(key) = self.first_with_idle(now, None) {
+                self.serve_one_from_idle(now, key, steps);
+            }
+            return;
+        }
         for key in 0..self.pools.len() {
             if !self.pools[key].line.is_empty() {
                 self.serve_from_idle(now, key, steps);
@@ -123,18 +131,21 @@ impl Ledger {
     }
 
     fn serve_from_idle(&mut self, now: Instant, key: usize, steps: &mut Vec<Step>) {
-        while let Some(at) = self.pools[key].idle.iter().position(|idle| !idle.is_empty()) {
-            let worker = u16::try_from(at).unwrap_or(u16::MAX);
-            let pool = &mut self.pools[key];
-            let Some(entry) = pool.line.next(&mut self.accounts, worker, now) else { return };
-            // The waiter's own worker may have one too.
-            let at =
-                if pool.idle.get(usize::from(entry.worker)).is_some_and(|idle| !idle.is_empty()) { usize::from(entry.worker) } else { at };
-            let Some(server) = pool.idle[at].pop() else { return };
-            self.idle -= 1;
-            let to = self.lease(now, server, &entry);
-            steps.push(Step::Hand { server, at: u16::try_from(at).unwrap_or(u16::MAX), to });
-        }
+        while self.serve_one_from_idle(now, key, steps) {}
+    }
+
+    fn serve_one_from_idle(&mut self, now: Instant, key: usize, steps: &mut Vec<Step>) -> bool {
+        let pool = &mut self.pools[key];
+        let Some(at) = pool.idle.iter().position(|idle| !idle.is_empty()) else { return false };
+        let worker = u16::try_from(at).unwrap_or(u16::MAX);
+        let Some(entry) = pool.line.next(&mut self.accounts, worker, now) else { return false };
+        // The waiter's own worker may have one too.
+        let at = if pool.idle.get(usize::from(entry.worker)).is_some_and(|idle| !idle.is_empty()) { usize::from(entry.worker) } else { at };
+        let Some(server) = pool.idle[at].pop() else { return false };
+        self.idle -= 1;
+        let to = self.lease(now, server, &entry);
+        steps.push(Step::Hand { server, at: u16::try_from(at).unwrap_or(u16::MAX), to });
+        true
     }
 
     /// Opens as many as there are waiters that may hold one, as far as the ramp and the budget go.

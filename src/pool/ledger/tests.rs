@@ -1,6 +1,7 @@
 //! The ledger's invariants under random histories, and the rules one by one.
 
 mod failing;
+mod leases;
 mod simulation;
 
 use std::collections::{HashMap, HashSet};
@@ -130,6 +131,11 @@ impl World {
         self.carry_out();
         let idle = self.ledger.states().any(|(_, _, state)| state == State::Idle);
         assert!(!idle, "one of an earlier time is still to be had");
+    }
+
+    fn force(&mut self, connections: u32, leases: u32) {
+        self.ledger.force(connections, leases, self.now, &mut self.steps);
+        self.carry_out();
     }
 
     fn close(&mut self, server: ServerId) {
@@ -318,7 +324,7 @@ proptest! {
     fn the_invariants_hold_under_any_history(
         budget in 1u32..6,
         tenants in prop::collection::vec((0u32..4, 0u32..2), 1..4),
-        history in prop::collection::vec((0u8..11, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
+        history in prop::collection::vec((0u8..12, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
     ) {
         let all: Vec<Limits> = tenants.iter().map(|(most, reserved)| limits(*most, *reserved)).collect();
         let mut world = World::new(budget, &all);
@@ -362,13 +368,19 @@ proptest! {
                     world.carry_out();
                 }
                 10 if x.index(4) == 0 => world.retire(),
+                11 if x.index(2) == 0 => {
+                    let connections = 1 + u32::try_from(x.index(budget as usize)).unwrap();
+                    world.force(connections, 1 + u32::try_from(y.index(connections as usize)).unwrap());
+                }
                 _ => {
                     world.ledger.sweep(world.now, &mut world.steps);
                     world.carry_out();
                 }
             }
         }
-        // Whoever still waits is served once those who hold give back: nobody is lost.
+        // Whoever still waits is served once those who hold give back, however few leases there are: nobody is lost.
+        let reserved: u32 = all.iter().map(|limits| limits.reserved).sum();
+        world.force(budget, budget.min(reserved + 1));
         for _ in 0..2000 {
             // Beyond the longest pause after failures.
             world.now += Duration::from_secs(6);
@@ -376,7 +388,6 @@ proptest! {
             let Some(server) = world.holding.keys().min().copied() else { break };
             world.give_back(server);
         }
-        let reserved: u32 = all.iter().map(|limits| limits.reserved).sum();
         if reserved < budget {
             prop_assert_eq!(world.waiting.len(), 0);
         }
