@@ -194,17 +194,22 @@ def serve(targets: list[Target]) -> None:
     signal.pause()
 
 
+def opened(cleanup: ExitStack, certificate_kind: str, scale: int) -> tuple[Site, Cluster]:
+    """A folder with a running cluster in it; both go with `cleanup`."""
+    account = Account.unprivileged()
+    folder = cleanup.enter_context(Workspace(account))
+    certificate = make_certificate(folder, account, certificate_kind)
+    cluster = Cluster(folder, account, certificate, scale)
+    cleanup.callback(cluster.close)
+    return Site(folder, account, cluster.port, cluster.verifier, certificate), cluster
+
+
 def run(options: argparse.Namespace) -> None:
     """Starts everything, measures, writes, and takes everything down again."""
     paths = binaries(options)
     raise_file_limit(3 * MAX_CLIENTS)
-    account = Account.unprivileged()
     with ExitStack() as cleanup:
-        folder = cleanup.enter_context(Workspace(account))
-        certificate = make_certificate(folder, account, options.certificate)
-        cluster = Cluster(folder, account, certificate, options.scale)
-        cleanup.callback(cluster.close)
-        site = Site(folder, account, cluster.port, cluster.verifier, certificate)
+        site, cluster = opened(cleanup, options.certificate, options.scale)
         targets: list[Target] = [Direct(cluster.port)] if "direct" in options.targets else []
         for name, path in paths.items():
             targets.append(POOLERS[name](site, path))

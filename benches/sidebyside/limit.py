@@ -10,11 +10,10 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from .cli import ROOT, Bench, guarded, say
-from .cluster import Cluster, Workspace, make_certificate
+from .cli import ROOT, Bench, guarded, opened, say
 from .load import Workload, measure
-from .process import Account, BenchError, raise_file_limit
-from .targets import MAX_CLIENTS, POOL_SIZE, Pgweir, Site
+from .process import BenchError, raise_file_limit
+from .targets import MAX_CLIENTS, POOL_SIZE, Pgweir
 
 MOST = 40
 SEARCH_SECONDS = 30
@@ -69,13 +68,8 @@ def run(options: argparse.Namespace) -> None:
     if not options.pgweir.is_file():
         raise BenchError(f"no pgweir at {options.pgweir}: cargo build --release, or --pgweir PATH")
     raise_file_limit(3 * MAX_CLIENTS)
-    account = Account.unprivileged()
     with ExitStack() as cleanup:
-        folder = cleanup.enter_context(Workspace(account))
-        certificate = make_certificate(folder, account, "p256")
-        cluster = Cluster(folder, account, certificate, 10)
-        cleanup.callback(cluster.close)
-        site = Site(folder, account, cluster.port, cluster.verifier, certificate)
+        site, _ = opened(cleanup, "p256", 10)
         target = Limited(site, options.pgweir)
         cleanup.callback(target.close)
         loads = [

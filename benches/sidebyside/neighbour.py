@@ -9,10 +9,10 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .cli import Bench, binaries, guarded, say
-from .cluster import DATABASE, PASSWORD, USER, Cluster, Workspace, find_program, make_certificate, run as execute
-from .process import Account, BenchError, raise_file_limit
-from .targets import MAX_CLIENTS, POOL_SIZE, PgBouncer, Pgweir, Pooler, Site
+from .cli import ROOT, Bench, binaries, guarded, opened, say
+from .cluster import DATABASE, PASSWORD, USER, find_program, run as execute
+from .process import BenchError, raise_file_limit
+from .targets import MAX_CLIENTS, POOL_SIZE, PgBouncer, Pgweir, Pooler
 from .wire import Client
 
 GREEDY = "greedy"
@@ -53,7 +53,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10, help="length of one measurement (default 10)")
     parser.add_argument("--greedy", type=int, default=200, help="connections of the greedy one (default 200)")
     parser.add_argument("--pgbouncer", type=Path, help="a PgBouncer binary (default: the one installed)")
-    parser.add_argument("--pgweir", type=Path, default=Path(__file__).resolve().parents[2] / "target/release/pgweir")
+    parser.add_argument("--pgweir", type=Path, default=ROOT / "target/release/pgweir", help="default target/release/pgweir")
     options = parser.parse_args(argv)
     options.targets = list(KINDS)
     return options
@@ -62,9 +62,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def quiet(target: Pooler, seconds: float) -> list[float]:
     """Milliseconds that each of the quiet client's queries took; the last may have run out of patience."""
     client = Client(target.port, patience=PATIENCE).login(USER, PASSWORD, DATABASE)
-    # Whatever is asked first is paid once.
     took, until = [], time.monotonic() + seconds
     try:
+        # The first one is no figure: what is done once for it is done.
         client.query(QUIET_QUERY)
         while time.monotonic() < until:
             begun = time.monotonic()
@@ -111,15 +111,11 @@ def run(options: argparse.Namespace) -> None:
     """Starts everything, measures, prints the table, and takes everything down again."""
     paths = binaries(options)
     raise_file_limit(3 * MAX_CLIENTS)
-    account = Account.unprivileged()
     with ExitStack() as cleanup:
-        folder = cleanup.enter_context(Workspace(account))
-        certificate = make_certificate(folder, account, "p256")
-        cluster = Cluster(folder, account, certificate, 10)
-        cleanup.callback(cluster.close)
+        site, cluster = opened(cleanup, "p256", 10)
+        folder = site.folder
         psql = [find_program("psql"), "-X", "-q", "-h", str(folder), "-p", str(cluster.port), "-U", "postgres"]
         execute([*psql, "-c", f"CREATE ROLE {GREEDY} LOGIN SUPERUSER PASSWORD '{cluster.verifier}'"])
-        site = Site(folder, account, cluster.port, cluster.verifier, certificate)
         figures: dict[tuple[str, str], list[list[float]]] = {}
         for number in range(options.rounds):
             for name in Bench.turn(number, list(paths)):

@@ -5,12 +5,12 @@ import contextlib
 import datetime
 import decimal
 import json
-import ssl
 import uuid
 
 import asyncpg
 
 from report import Report, equal, settings
+from urls import asyncpg_tls
 
 URL, CA, CONCURRENT = settings()
 TABLE = "check_asyncpg"
@@ -21,8 +21,7 @@ class connect:
     """A connection for the length of an `async with`."""
 
     async def __aenter__(self):
-        tls = ssl.create_default_context(cafile=CA) if CA else False
-        self.connection = await asyncpg.connect(URL, ssl=tls, timeout=60)
+        self.connection = await asyncpg.connect(URL, ssl=asyncpg_tls(CA), timeout=60)
         return self.connection
 
     async def __aexit__(self, *_):

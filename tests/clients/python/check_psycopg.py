@@ -10,6 +10,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from report import Report, equal, settings, sleepers
+from urls import libpq_tls
 
 URL, CA, CONCURRENT = settings()
 TABLE = "check_psycopg"
@@ -17,8 +18,7 @@ SESSIONS = 12
 
 
 def connect(**options):
-    tls = {"sslmode": "verify-full", "sslrootcert": CA} if CA else {"sslmode": "disable"}
-    return psycopg.AsyncConnection.connect(URL, connect_timeout=60, **tls, **options)
+    return psycopg.AsyncConnection.connect(URL, connect_timeout=60, **libpq_tls(CA), **options)
 
 
 async def value(connection, statement, parameters=None):
