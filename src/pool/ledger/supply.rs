@@ -101,9 +101,9 @@ impl Ledger {
 
     fn serve_all_from_idle(&mut self, now: Instant, steps: &mut Vec<Step>) {
         if self.is_held_back() {
-            while let Some(key) = self.first_with_idle(now, None) {
-                self.serve_one_from_idle(now, key, steps);
-            }
+            while let Some(key) = self.first_with_idle(now, None)
+                && self.serve_one_from_idle(now, key, steps)
+            {}
             return;
         }
         for key in 0..self.pools.len() {
