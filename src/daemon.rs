@@ -15,14 +15,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
-use crate::config::{Config, Loaded, Mistake};
+use crate::config::{Config, Loaded, Mistake, Variables};
+use crate::console::{self, Order, Shutdown};
 use crate::metrics::Lifecycle;
 use crate::net::now;
 use crate::pool;
 use crate::session::House;
 
 use build::Built;
+use drain::Ending;
+use reload::Reloader;
 use state::Process;
 
 /// How often ledgers are swept: idle connections reaped, `min_idle` filled up.
@@ -34,8 +38,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How often an upstream without any connection is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Where the configuration came from, to be read again on SIGHUP.
-pub type Reread = Box<dyn Fn() -> Result<Loaded, Vec<Mistake>>>;
+/// Where the configuration came from, to be read again on SIGHUP, with variables in place of those of the environment.
+pub type Reread = Box<dyn Fn(&Variables) -> Result<Loaded, Vec<Mistake>>>;
 
 /// Runs the proxy until it is told to stop.
 ///
@@ -60,13 +64,17 @@ fn raise_descriptor_limit() {
 
 async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow::Result<ExitCode> {
     let Built { house, jobs, around, http, mut workers } = built;
-    let process = Process::new(Arc::clone(&house));
+    let (process, mut orders) = Process::new(Arc::clone(&house));
     tokio::task::spawn_local(pool::serve_jobs(jobs));
     tokio::task::spawn_local(keep_time(Arc::clone(&house)));
     if let Some(http) = http {
         let operations: Rc<dyn crate::http::Operations> = Rc::clone(&process) as _;
         tokio::task::spawn_local(crate::http::serve(http.listen()?, operations));
     }
+    let (door, visits) = mpsc::unbounded_channel();
+    house.open_console(door);
+    tokio::task::spawn_local(console::serve(visits, Rc::clone(&process) as _));
+    tokio::task::spawn_local(state::keep_periods(Rc::clone(&process)));
     let preparing = Arc::clone(&house);
     tokio::task::spawn_blocking(move || preparing.secrets.prepare(&preparing.config.load())).await?;
     build::warm_up(&house);
@@ -77,17 +85,32 @@ async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let graceful = loop {
+    let mut reloader = Reloader::new(Arc::clone(&house), around, reread, log);
+    let ending = loop {
         tokio::select! {
-            _ = hangup.recv() => reload::reload(&house, &around, &reread, &log).await,
-            _ = terminate.recv() => break true,
-            _ = interrupt.recv() => break false,
+            // What is wrong with it has been logged.
+            _ = hangup.recv() => drop(reloader.reload().await),
+            _ = terminate.recv() => break Ending::Graceful,
+            _ = interrupt.recv() => break Ending::Prompt,
+            Some((order, reply)) = orders.recv() => {
+                let (outcome, ending) = match order {
+                    Order::Reload => (reloader.reload().await, None),
+                    Order::Set { path, value } => (reloader.set(&path, value).await, None),
+                    Order::Drain => (Ok(()), Some(Ending::Graceful)),
+                    Order::Shutdown(Shutdown::Now) => (Ok(()), Some(Ending::AtOnce)),
+                    Order::Shutdown(Shutdown::WaitForServers) => (Ok(()), Some(Ending::Prompt)),
+                    Order::Shutdown(Shutdown::WaitForClients) => (Ok(()), Some(Ending::Patient)),
+                };
+                // Who ordered it may have left.
+                let _ = reply.send(outcome);
+                if let Some(ending) = ending {
+                    break ending;
+                }
+            }
         }
     };
     process.enter(Lifecycle::Draining);
-    let drained = async {
-        drain::drain(&house, &workers, graceful).await;
-    };
+    let drained = drain::drain(&house, &workers, ending);
     tokio::select! {
         () = drained => tracing::info!("stopped"),
         _ = terminate.recv() => tracing::warn!("stopped at once, at the second signal"),

@@ -56,6 +56,16 @@ pub enum Fault {
         /// The name.
         database: String,
     },
+    /// An operator lets no new clients into the database.
+    DatabaseDisabled {
+        /// The name.
+        database: String,
+    },
+    /// The user may not use the admin database.
+    ConsoleDenied {
+        /// The user.
+        user: String,
+    },
     /// The tenant that the client names does not exist, or the user may not name one.
     Tenant {
         /// The name.
@@ -207,7 +217,9 @@ impl Fault {
             Self::DeadlineInTransaction => 31,
             Self::BadDeadline => 32,
             Self::HoldsUpOthers { .. } => 33,
-            Self::Unsupported(_) | Self::Internal => 34,
+            Self::DatabaseDisabled { .. } => 34,
+            Self::ConsoleDenied { .. } => 35,
+            Self::Unsupported(_) | Self::Internal => 36,
         }
     }
 
@@ -273,6 +285,10 @@ impl Fault {
             Self::Certificate { user } => format!("certificate authentication failed for user \"{user}\""),
             Self::LoginTimeout => "canceling authentication due to timeout".into(),
             Self::UnknownDatabase { database } => format!("database \"{database}\" does not exist"),
+            Self::DatabaseDisabled { database } => format!("database \"{database}\" does not take new clients just now"),
+            Self::ConsoleDenied { user } => {
+                format!("user \"{user}\" may not use the admin database: it is in neither console.admin_users nor console.stats_users")
+            }
             Self::Tenant { tenant } => format!("tenant \"{tenant}\" cannot be chosen"),
             Self::TooManyClients { tenant: Some(tenant), limit } => {
                 format!("too many client connections for tenant \"{tenant}\" (limit {limit}); retry after 1000 ms")

@@ -6,6 +6,7 @@ pub mod admission;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod daemon;
 pub mod fault;
 pub mod http;

@@ -31,18 +31,21 @@ pub use pressure::Pressure;
 pub use process::Usage;
 pub use reference::reference;
 pub use shard::{TenantShard, UpstreamNumbers};
-pub use snapshot::{PoolState, Process, ProcessState, Queue, Snapshot, TenantSnapshot, UpstreamSnapshot, UpstreamState};
+pub use snapshot::{DatabaseSnapshot, PoolState, Process, ProcessState, Queue, Snapshot, TenantSnapshot, UpstreamSnapshot, UpstreamState};
 pub use tenant::TenantNumbers;
 
 use fold::Folding;
 use tenant::Names;
+
+/// A tenant's shards, one for each worker, by the database that is meant.
+type Tenant = BTreeMap<String, Vec<Arc<TenantShard>>>;
 
 /// Everything.
 #[derive(Debug)]
 pub struct Metrics {
     workers: usize,
     names: Names,
-    tenants: RwLock<BTreeMap<String, Vec<Arc<TenantShard>>>>,
+    tenants: RwLock<BTreeMap<String, Tenant>>,
     upstreams: RwLock<BTreeMap<String, Arc<UpstreamNumbers>>>,
     folding: Mutex<Folding>,
 }
@@ -60,14 +63,18 @@ impl Metrics {
     pub fn set_tenants(&self, names: &[String]) {
         let mut tenants = self.tenants.write();
         for name in names {
-            let shard = || Arc::new(TenantShard::new(self.names.faults.len(), self.names.reasons.len()));
-            tenants.entry(name.clone()).or_insert_with(|| std::iter::repeat_with(shard).take(self.workers).collect());
+            tenants.entry(name.clone()).or_default();
         }
     }
 
-    /// One worker's shard of a tenant's numbers.
-    pub fn tenant(&self, worker: usize, name: &str) -> Option<Arc<TenantShard>> {
-        self.tenants.read().get(name)?.get(worker).cloned()
+    /// One worker's shard of a tenant's numbers, for its clients of this database; none for a tenant or a worker that there is not.
+    pub fn tenant(&self, worker: usize, name: &str, database: &str) -> Option<Arc<TenantShard>> {
+        if let Some(shards) = self.tenants.read().get(name)?.get(database) {
+            return shards.get(worker).cloned();
+        }
+        let shard = || Arc::new(TenantShard::new(self.names.faults.len(), self.names.reasons.len()));
+        let all = || std::iter::repeat_with(shard).take(self.workers).collect();
+        self.tenants.write().get_mut(name)?.entry(database.to_owned()).or_insert_with(all).get(worker).cloned()
     }
 
     /// An upstream's numbers.
@@ -80,12 +87,17 @@ impl Metrics {
 
     /// Everything at this moment. Upstreams are those that the caller brings; of tenants, all that ever were.
     pub fn collect(&self, process: ProcessState, upstreams: Vec<UpstreamState>) -> Snapshot {
-        let merged = |(name, shards): (&String, &Vec<Arc<TenantShard>>)| TenantSnapshot {
-            name: name.clone(),
-            numbers: TenantNumbers::merged(shards.iter().map(Arc::as_ref), self.names),
-            is_folded: false,
-        };
-        let mut tenants: Vec<TenantSnapshot> = self.tenants.read().iter().map(merged).collect();
+        let mut databases: BTreeMap<String, TenantNumbers> = BTreeMap::new();
+        let mut tenants = Vec::new();
+        for (name, shards) in &*self.tenants.read() {
+            let mut numbers = TenantNumbers::default();
+            for (database, shards) in shards {
+                let merged = TenantNumbers::merged(shards.iter().map(Arc::as_ref), self.names);
+                numbers.add(&merged);
+                databases.entry(database.clone()).or_default().add(&merged);
+            }
+            tenants.push(TenantSnapshot { name: name.clone(), numbers, is_folded: false });
+        }
         let others = self.folding.lock().fold(&mut tenants);
         let upstreams = upstreams.into_iter().map(|state| {
             let numbers = self.upstream(&state.name);
@@ -98,6 +110,7 @@ impl Metrics {
             process: Process::now(process.started),
             bounds_seconds: bounds_seconds().collect(),
             tenants,
+            databases: databases.into_iter().map(|(name, numbers)| DatabaseSnapshot { name, numbers }).collect(),
             upstreams: upstreams.collect(),
             others,
         }

@@ -46,7 +46,7 @@ async fn an_idle_plaintext_client_costs_little_more_than_a_kibibyte_of_heap() {
     );
     let loaded = config::parse_str(&text).unwrap_or_else(|mistakes| panic!("{}", mistakes[0]));
     // It ends with the process: nextest runs each test in its own.
-    std::thread::spawn(move || pgweir::daemon::run(loaded.config, Box::new(|| Err(Vec::new())), Box::new(|_| {})));
+    std::thread::spawn(move || pgweir::daemon::run(loaded.config, Box::new(|_| Err(Vec::new())), Box::new(|_| {})));
     eventually("the proxy listens", PATIENCE, || async { std::net::TcpStream::connect(address).is_ok() }).await;
 
     let mut keys = KeyCache::new(4);

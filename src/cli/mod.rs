@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Loaded, Mistake};
+use crate::config::{Config, Loaded, Mistake, Variables};
 use crate::daemon;
 
 /// A PostgreSQL proxy that lets a surge of short-lived clients share few server connections.
@@ -108,8 +108,11 @@ impl Arguments {
 }
 
 impl Serve {
-    fn load(&self) -> Result<Loaded, Vec<Mistake>> {
-        Config::load(self.config.as_deref(), self.upstream.as_deref(), &check::process_variables())
+    /// With variables that take the place of those of the environment.
+    fn load(&self, set: &Variables) -> Result<Loaded, Vec<Mistake>> {
+        let mut variables = check::process_variables();
+        variables.extend(set.clone());
+        Config::load(self.config.as_deref(), self.upstream.as_deref(), &variables)
     }
 
     fn run(self) -> anyhow::Result<ExitCode> {
@@ -119,7 +122,7 @@ impl Serve {
                  PGWEIR_UPSTREAM=postgres://user:secret@host:5432/db"
             );
         }
-        let Loaded { config, warnings } = match self.load() {
+        let Loaded { config, warnings } = match self.load(&Variables::new()) {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 let mut err = std::io::stderr();
@@ -133,6 +136,6 @@ impl Serve {
         for warning in warnings {
             tracing::warn!(%warning, "configuration");
         }
-        daemon::run(config, Box::new(move || self.load()), set_level)
+        daemon::run(config, Box::new(move |set| self.load(set)), set_level)
     }
 }

@@ -17,6 +17,11 @@ pub const PREFIX: &str = "PGWEIR_";
 /// Variables that are no setting's: the file, the upstream's URL and the log level, which have short names of their own.
 const SHORT: [&str; 3] = ["PGWEIR_CONFIG", "PGWEIR_UPSTREAM", "PGWEIR_LOG"];
 
+/// The variable of a setting that is written with dots, as in `defaults.queue_timeout`.
+pub fn variable_of(path: &str) -> String {
+    variable_name(&path.split('.').map(str::to_owned).collect::<Vec<_>>())
+}
+
 /// The variable of a setting, from its path; names and places in lists stand as they are.
 pub(super) fn variable_name(path: &[String]) -> String {
     let keys: Vec<String> = path.iter().map(|key| as_variable(key)).collect();

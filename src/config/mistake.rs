@@ -60,6 +60,14 @@ impl Mistake {
         self.severity == Severity::Error
     }
 
+    /// In one line, without the place.
+    pub fn in_short(&self) -> String {
+        match &self.remedy {
+            Some(remedy) => format!("{} ({remedy})", self.what),
+            None => self.what.clone(),
+        }
+    }
+
     /// For sorting: by line, those without one last.
     pub(super) fn position(&self) -> (usize, usize) {
         match &self.place {

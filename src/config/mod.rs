@@ -23,7 +23,7 @@ mod url;
 mod value;
 mod words;
 
-pub use environment::{PREFIX, Variables};
+pub use environment::{PREFIX, Variables, variable_of};
 pub use glob::Glob;
 pub use load::{Loaded, parse_str};
 pub use mistake::{Line, Mistake, Place, Severity};
@@ -32,5 +32,5 @@ pub use pages::{example, reference, schema};
 pub use secret::{MASK, SecretText};
 pub use settings::*;
 pub use shape::Applies;
-pub use snapshot::{Change, diff};
+pub use snapshot::{Change, Shown, diff};
 pub use value::*;

@@ -351,6 +351,11 @@ impl Config {
         self.tenants.iter().position(|tenant| tenant.name == name)
     }
 
+    /// The name in the configuration of what a client means by a database name: its own, or `*`. There are few of these, whatever clients ask for.
+    pub fn database_name<'n>(&self, name: &'n str) -> &'n str {
+        if self.databases.contains_key(name) { name } else { "*" }
+    }
+
     /// What a client means by a database name.
     pub fn database(&self, name: &str) -> Option<&Database> {
         self.databases.get(name).or(self.any_database.as_ref())

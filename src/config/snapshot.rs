@@ -22,6 +22,8 @@ enum Resolved {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Setting {
     value: Resolved,
+    /// What it is where nothing is written.
+    default: Option<String>,
     applies: Applies,
 }
 
@@ -42,47 +44,51 @@ impl Snapshot {
     /// What was written, and the defaults of everything else.
     pub(super) fn of(shape: &Shape, written: &Json) -> Self {
         let mut snapshot = Self::default();
-        snapshot.read(shape, Some(written), Applies::Restart, &mut Vec::new());
+        snapshot.read(shape, (Some(written), None), Applies::Restart, &mut Vec::new());
         snapshot
     }
 
-    fn read(&mut self, shape: &Shape, value: Option<&Json>, applies: Applies, path: &mut Vec<String>) {
-        match (shape, value) {
+    /// Reads what is written, or the default of it, whichever there is.
+    fn read(&mut self, shape: &Shape, (value, default): (Option<&Json>, Option<&Json>), applies: Applies, path: &mut Vec<String>) {
+        match (shape, value.or(default)) {
             (Shape::Table(fields), Some(table)) => {
                 for field in fields {
                     path.push(field.name.clone());
                     let written = table.get(&field.name).filter(|value| !value.is_null());
-                    let effective = written.or(field.default.as_ref());
-                    self.read(&field.shape, effective, field.applies.unwrap_or(applies), path);
+                    self.read(&field.shape, (written, field.default.as_ref()), field.applies.unwrap_or(applies), path);
                     path.pop();
                 }
             }
             (Shape::Named(each), Some(Json::Object(entries))) => {
                 for (name, entry) in entries {
                     path.push(name.clone());
-                    self.read(each, Some(entry), applies, path);
+                    self.read(each, (Some(entry), None), applies, path);
                     path.pop();
                 }
             }
             (Shape::List(each), Some(Json::Array(items))) if matches!(**each, Shape::Table(_)) => {
                 for (index, item) in items.iter().enumerate() {
                     path.push(index.to_string());
-                    self.read(each, Some(item), applies, path);
+                    self.read(each, (Some(item), None), applies, path);
                     path.pop();
                 }
             }
             (Shape::Value(kind), Some(Json::String(text))) if kind.is_secret() => {
                 self.set(path, Resolved::Secret(SecretText::new(text.clone())), applies);
             }
-            (Shape::Value(_), Some(Json::String(text))) => self.set(path, Resolved::Plain(text.clone()), applies),
-            (Shape::Value(_) | Shape::List(_), Some(value)) => self.set(path, Resolved::Plain(value.to_string()), applies),
+            (Shape::Value(_) | Shape::List(_), Some(value)) => {
+                self.set(path, Resolved::Plain(plain(value)), applies);
+                if let Some(setting) = self.0.get_mut(&dotted(path)) {
+                    setting.default = default.map(plain);
+                }
+            }
             // Not set, and without a default.
             (Shape::Table(_) | Shape::Named(_) | Shape::List(_) | Shape::Value(_), _) => {}
         }
     }
 
     fn set(&mut self, path: &[String], value: Resolved, applies: Applies) {
-        self.0.insert(dotted(path), Setting { value, applies });
+        self.0.insert(dotted(path), Setting { value, default: None, applies });
     }
 
     /// The secret itself, wherever it came from: a changed file is a changed password.
@@ -94,6 +100,37 @@ impl Snapshot {
     pub(super) fn tenant_order(&mut self, order: &[String]) {
         let order = order.join(", ");
         self.set(&["tenants".to_owned()], Resolved::Plain(order), Applies::NextConnection);
+    }
+}
+
+/// A value as it would be written, but for the quotes around a text.
+fn plain(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A setting for operators to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its path, such as `upstreams.main.max_connections`.
+    pub path: String,
+    /// Its value; a secret is masked.
+    pub value: String,
+    /// What it is where nothing is written; nothing where it must be written, or need not be there.
+    pub default: Option<String>,
+    /// When a change takes hold.
+    pub applies: Applies,
+}
+
+impl Config {
+    /// Every setting that is set or has a default, by path.
+    pub fn shown(&self) -> impl Iterator<Item = Shown> {
+        let shown = |(path, setting): (&String, &Setting)| Shown {
+            path: path.clone(),
+            value: setting.shown(),
+            default: setting.default.clone(),
+            applies: setting.applies,
+        };
+        self.snapshot.0.iter().map(shown)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::worker::Workers;
 use crate::session::{House, Mail};
@@ -16,18 +16,31 @@ const CUT: Duration = Duration::from_secs(1);
 /// What is left for idle clients to hear that this was all.
 const LAST: Duration = Duration::from_secs(2);
 
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// New clients are taken for a while, so that load balancers notice; then as `Prompt`.
+    Graceful,
+    /// No new clients; open transactions finish, as far as the time goes.
+    Prompt,
+    /// No new clients; those that are there leave when they like.
+    Patient,
+    /// Everybody is cut off.
+    AtOnce,
+}
+
 /// Drains: new clients are still taken for the grace period, while `/readyz` tells load balancers to go elsewhere; then none; open transactions finish; idle clients
 /// are told last, because many a program does not survive that; and when the time is over whoever is left is cut off.
 ///
 /// Cancel safe: a dropped future leaves everything as far as it was.
-pub async fn drain(house: &Arc<House>, workers: &Workers, graceful: bool) {
+pub async fn drain(house: &Arc<House>, workers: &Workers, ending: Ending) {
     let (grace, timeout) = {
         let config = house.config.load();
         (config.process.shutdown_grace, config.process.shutdown_timeout)
     };
     let began = Instant::now();
     let deadline = began + timeout;
-    if graceful {
+    if ending == Ending::Graceful {
         tracing::info!(
             grace_ms = grace.as_millis(),
             timeout_ms = timeout.as_millis(),
@@ -38,11 +51,22 @@ pub async fn drain(house: &Arc<House>, workers: &Workers, graceful: bool) {
     house.draining.store(true, Ordering::Relaxed);
     workers.stop_listening();
     tracing::info!(clients = house.clients(), "draining: no new clients, open transactions finish");
-    until(deadline.checked_sub(LAST).unwrap_or(began), || !is_busy(house)).await;
-    house.tell_all(|| Mail::Drain);
     let is_over = || house.clients() == 0 && !is_busy(house);
-    until(deadline, is_over).await;
-    if house.clients() > 0 {
+    match ending {
+        Ending::Graceful | Ending::Prompt => {
+            until(deadline.checked_sub(LAST).unwrap_or(began), || !is_busy(house)).await;
+            house.tell_all(|| Mail::Drain);
+            until(deadline, is_over).await;
+        }
+        Ending::Patient => {
+            while !is_over() {
+                sleep(LOOK).await;
+            }
+        }
+        Ending::AtOnce => house.tell_all(|| Mail::Kill),
+    }
+    let deadline = if ending == Ending::AtOnce { began } else { deadline };
+    if house.clients() > 0 && ending != Ending::AtOnce {
         tracing::warn!(clients = house.clients(), "the time to drain is over: the clients that are left are cut off");
         house.tell_all(|| Mail::Kill);
     }

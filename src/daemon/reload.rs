@@ -4,42 +4,77 @@ use std::sync::Arc;
 
 use super::Reread;
 use super::build::{self, Threads};
-use crate::config::{self, Applies, Config, Loaded};
+use crate::config::{self, Applies, Change, Config, Loaded, Mistake, Variables};
 use crate::net::now;
 use crate::session::{Certificate, House, Mail, keep};
 use crate::upstream::Target;
 
 /// Reads the configuration again and applies what can change without a restart.
-pub async fn reload(house: &Arc<House>, threads: &Threads, reread: &Reread, log: &dyn Fn(&str)) {
-    let loaded = match reread() {
-        Ok(loaded) => loaded,
-        Err(mistakes) => {
-            for mistake in mistakes {
-                tracing::error!(%mistake, "the configuration cannot be used");
-            }
-            tracing::error!("reload: nothing has changed");
-            return;
-        }
-    };
-    let Loaded { config, warnings } = loaded;
-    for warning in warnings {
-        tracing::warn!(%warning, "configuration");
+pub struct Reloader {
+    house: Arc<House>,
+    threads: Threads,
+    reread: Reread,
+    log: Box<dyn Fn(&str)>,
+    /// What operators have set since the start, as variables.
+    set: Variables,
+}
+
+impl Reloader {
+    /// Nothing has been set yet.
+    pub fn new(house: Arc<House>, threads: Threads, reread: Reread, log: Box<dyn Fn(&str)>) -> Self {
+        Self { house, threads, reread, log, set: Variables::new() }
     }
-    let prepared = match prepare(&config) {
-        Ok(prepared) => prepared,
-        Err(why) => {
-            tracing::error!(%why, "reload: nothing has changed");
-            return;
+
+    /// Reads and applies.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration; then nothing has changed, and the log says so.
+    pub async fn reload(&mut self) -> Result<(), String> {
+        let set = self.set.clone();
+        self.reload_with(set, None).await
+    }
+
+    /// The same with a setting that has this value from now on, until the process ends.
+    ///
+    /// # Errors
+    /// As for [`reload`](Self::reload), or the setting changes with a restart only.
+    pub async fn set(&mut self, path: &str, value: String) -> Result<(), String> {
+        let mut set = self.set.clone();
+        set.insert(config::variable_of(path), value);
+        self.reload_with(set, Some(path)).await
+    }
+
+    async fn reload_with(&mut self, set: Variables, path: Option<&str>) -> Result<(), String> {
+        let Loaded { config, warnings } = (self.reread)(&set).map_err(|mistakes| refuse(&mistakes))?;
+        for warning in warnings {
+            tracing::warn!(%warning, "configuration");
         }
-    };
-    report(&house.config.load(), &config);
-    log(&config.log.level);
-    apply(house, threads, config, prepared);
-    let preparing = Arc::clone(house);
-    // A panic there is logged by itself; verifiers are then made at the logins that need them.
-    let _ = tokio::task::spawn_blocking(move || preparing.secrets.prepare(&preparing.config.load())).await;
-    house.tell_all(|| Mail::Reloaded);
-    tracing::info!("reload: done");
+        let prepared = prepare(&config).inspect_err(|why| tracing::error!(%why, "reload: nothing has changed"))?;
+        let changes = config::diff(&self.house.config.load(), &config);
+        if let Some(change) = changes.iter().find(|change| Some(change.path.as_str()) == path && change.applies == Applies::Restart) {
+            return Err(format!("{} cannot be changed without a restart", change.path));
+        }
+        report(&changes);
+        (self.log)(&config.log.level);
+        apply(&self.house, &self.threads, config, prepared);
+        self.set = set;
+        let preparing = Arc::clone(&self.house);
+        // A panic there is logged by itself; verifiers are then made at the logins that need them.
+        let _ = tokio::task::spawn_blocking(move || preparing.secrets.prepare(&preparing.config.load())).await;
+        self.house.tell_all(|| Mail::Reloaded);
+        tracing::info!("reload: done");
+        Ok(())
+    }
+}
+
+/// Logs all mistakes; the errors among them in short.
+fn refuse(mistakes: &[Mistake]) -> String {
+    for mistake in mistakes {
+        tracing::error!(%mistake, "the configuration cannot be used");
+    }
+    tracing::error!("reload: nothing has changed");
+    let errors: Vec<String> = mistakes.iter().filter(|mistake| mistake.is_error()).map(Mistake::in_short).collect();
+    errors.join("; ")
 }
 
 /// What is read from files that the configuration names.
@@ -58,8 +93,8 @@ fn prepare(config: &Config) -> Result<Prepared, String> {
     Ok(Prepared { certificate, targets })
 }
 
-fn report(old: &Config, new: &Config) {
-    for change in config::diff(old, new) {
+fn report(changes: &[Change]) {
+    for change in changes {
         let (from, to) = (change.old.as_deref().unwrap_or("(unset)"), change.new.as_deref().unwrap_or("(unset)"));
         let applies = match change.applies {
             Applies::AtOnce => "at once",

@@ -1,12 +1,16 @@
 //! What the process tells of itself over HTTP.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
 use crate::admission::{Reading, Strain, TenantId};
+use crate::console::{Order, PERIOD, Period, Steward};
 use crate::http::Operations;
 use crate::metrics::{By, Lifecycle, PoolState, Pressure, PressureState, ProcessState, ServerState, Snapshot, UpstreamState};
 use crate::net::now;
@@ -24,12 +28,19 @@ pub struct Process {
     stage: Cell<Lifecycle>,
     started: SystemTime,
     began: Instant,
+    orders: UnboundedSender<Ordered>,
+    period: RefCell<Option<Period>>,
 }
+
+/// An order, and where its outcome goes.
+pub type Ordered = (Order, oneshot::Sender<Result<(), String>>);
 
 impl Process {
     /// A process that is starting.
-    pub fn new(house: Arc<House>) -> Rc<Self> {
-        Rc::new(Self { house, stage: Cell::new(Lifecycle::Starting), started: SystemTime::now(), began: now() })
+    pub fn new(house: Arc<House>) -> (Rc<Self>, UnboundedReceiver<Ordered>) {
+        let (orders, ordered) = unbounded_channel();
+        let (stage, period) = (Cell::new(Lifecycle::Starting), RefCell::default());
+        (Rc::new(Self { house, stage, started: SystemTime::now(), began: now(), orders, period }), ordered)
     }
 
     /// It goes a step further.
@@ -38,12 +49,52 @@ impl Process {
     }
 }
 
-impl Operations for Process {
+/// Marks the ends of the periods that averages are told for.
+pub async fn keep_periods(process: Rc<Process>) {
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let older = process.period.take().map(|period| period.newer).unwrap_or_default();
+        let newer = process.all().databases;
+        process.period.replace(Some(Period { older, newer, length: PERIOD }));
+    }
+}
+
+impl Steward for Process {
+    fn house(&self) -> &Arc<House> {
+        &self.house
+    }
+
     fn snapshot(&self) -> Snapshot {
+        self.all()
+    }
+
+    /// Up to the end of the first one, all that has been.
+    fn period(&self) -> Period {
+        let so_far = || Period { older: Vec::new(), newer: self.all().databases, length: now().saturating_duration_since(self.began) };
+        self.period.borrow().clone().unwrap_or_else(so_far)
+    }
+
+    fn order(&self, order: Order) -> oneshot::Receiver<Result<(), String>> {
+        let (reply, outcome) = oneshot::channel();
+        // Nobody takes orders any more where the process ends; then the reply is dropped.
+        let _ = self.orders.send((order, reply));
+        outcome
+    }
+}
+
+impl Process {
+    /// Everything at this moment.
+    fn all(&self) -> Snapshot {
         let uptime = now().saturating_duration_since(self.began);
         let process = ProcessState { state: self.stage.get(), started: self.started, uptime };
         let upstreams = self.house.upstreams().iter().map(|upstream| upstream_state(&self.house, upstream)).collect();
         self.house.metrics.collect(process, upstreams)
+    }
+}
+
+impl Operations for Process {
+    fn snapshot(&self) -> Snapshot {
+        self.all()
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -18,7 +18,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-pub(super) const TABLE: [Entry; 35] = [
+pub(super) const TABLE: [Entry; 37] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -232,6 +232,20 @@ pub(super) const TABLE: [Entry; 35] = [
         true,
         "The client left a transaction open with nothing running for longer than `contended_idle_transaction_timeout`, while others waited for its server connection.",
         "As for `idle_in_transaction`; more server connections help if the callers cannot be quicker.",
+    ),
+    entry(
+        "database_disabled",
+        sqlstate::CANNOT_CONNECT_NOW,
+        true,
+        "An operator has told the proxy to let no new clients into the database (`DISABLE`).",
+        "`ENABLE` it on the admin database.",
+    ),
+    entry(
+        "console_denied",
+        sqlstate::INSUFFICIENT_PRIVILEGE,
+        true,
+        "The user may not use the admin database.",
+        "Add the user to `console.admin_users` or `console.stats_users`.",
     ),
     entry(
         "internal",

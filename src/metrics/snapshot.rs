@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub bounds_seconds: Vec<f64>,
     /// Tenants, by name.
     pub tenants: Vec<TenantSnapshot>,
+    /// Databases that clients have asked for, by the name of the configuration (`*` is the wildcard).
+    pub databases: Vec<DatabaseSnapshot>,
     /// Upstreams, in the caller's order.
     pub upstreams: Vec<UpstreamSnapshot>,
     /// What happened in tenants while they had no series of their own in `/metrics`; none while all have one.
@@ -97,6 +99,16 @@ pub struct TenantSnapshot {
     /// Whether `/metrics` counts it among the others.
     #[serde(skip)]
     pub(super) is_folded: bool,
+}
+
+/// A database: the numbers of all tenants' clients that asked for it.
+#[derive(Debug, Clone, Serialize)]
+pub struct DatabaseSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Its numbers.
+    #[serde(flatten)]
+    pub numbers: TenantNumbers,
 }
 
 /// An upstream.

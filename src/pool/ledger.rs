@@ -10,6 +10,7 @@
 
 mod failing;
 mod leases;
+mod paused;
 mod supply;
 mod words;
 
@@ -44,6 +45,7 @@ struct Pool {
     opening: u32,
     total: u32,
     wanted_idle: bool,
+    paused: bool,
     trouble: Trouble,
 }
 
@@ -121,6 +123,7 @@ impl Ledger {
             opening: 0,
             total: 0,
             wanted_idle: keep.min_idle > 0,
+            paused: false,
             trouble: Trouble::default(),
         };
         PoolId(u32::try_from(self.pools.insert(pool)).unwrap_or(u32::MAX))
@@ -185,6 +188,11 @@ impl Ledger {
         self.servers.iter().map(|(key, book)| (ServerId(u32::try_from(key).unwrap_or(u32::MAX)), book.pool, book.state))
     }
 
+    /// Since when a connection has been in its state; an idle one since it was given back.
+    pub fn since(&self, server: ServerId) -> Option<Instant> {
+        self.servers.get(server.0 as usize).map(|book| book.since)
+    }
+
     /// How many clients of a pool wait.
     pub fn waiting_for(&self, pool: PoolId) -> u32 {
         self.pools.get(pool.0 as usize).map_or(0, |pool| pool.line.len())
@@ -196,6 +204,7 @@ impl Ledger {
         if !self.accounts.may_hold(tenant) {
             return None;
         }
+        // A pool that is paused has none that is idle.
         let server = self.pools.get_mut(pool.0 as usize)?.idle.get_mut(usize::from(worker))?.pop()?;
         self.idle -= 1;
         self.accounts.hold(tenant, Duration::ZERO, now);
@@ -215,8 +224,9 @@ impl Ledger {
             return Ok(Answer::Take(server));
         }
         // Who only waits for a connection to be opened stands in nobody's way: the limit is for those who wait for others to finish.
-        let will_be_served = self.total() < self.budget && self.accounts.room(tenant) > self.accounts.queued(tenant);
-        let line = &self.pools[pool.0 as usize].line;
+        let Pool { line, paused, .. } = &self.pools[pool.0 as usize];
+        let has_room = self.total() < self.budget && self.accounts.room(tenant) > self.accounts.queued(tenant);
+        let will_be_served = has_room || *paused;
         let ahead = line.ahead(tenant, level);
         if line.is_empty() {
             self.look_again = now;
@@ -278,7 +288,8 @@ impl Ledger {
     fn is_worn_out(&self, now: Instant, server: ServerId) -> bool {
         let book = &self.servers[server.0 as usize];
         let is_old = book.generation != self.generation || book.retire_at.is_some_and(|at| now >= at);
-        is_old || self.pools[book.pool.0 as usize].keep.once || self.total() > self.budget
+        let pool = &self.pools[book.pool.0 as usize];
+        is_old || pool.keep.once || pool.paused || self.total() > self.budget
     }
 
     /// A holder has gone and its connection is being put in order.
@@ -333,7 +344,9 @@ impl Ledger {
         let generation = self.generation;
         let book = self.book(server);
         (book.retire_at, book.generation) = (retire_at, generation);
-        let next = if self.pool(pool).keep.once {
+        let next = if self.pool(pool).paused {
+            Next::Close
+        } else if self.pool(pool).keep.once {
             // A connection for one client is that client's or nobody's.
             let entry = self.pools[pool.0 as usize].line.next(&mut self.accounts, worker, now);
             entry.map_or(Next::Close, |entry| Next::Hand(self.lease(now, server, &entry)))

@@ -21,4 +21,4 @@ pub use local::{Attempt, Local, Unavailable, Wait, size_scratch, with_scratch};
 pub use mail::{Inbox, Job, Jobs, Mail, Mailbox, mailbox};
 pub use opener::{probe, serve as serve_jobs};
 pub use profiles::{Profile, Profiles};
-pub use shared::{Around, Pool, PoolKey, Times, Upstream};
+pub use shared::{Around, Open, Pool, PoolKey, ServerEntry, Times, Upstream};

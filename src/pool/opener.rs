@@ -3,13 +3,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::auth_query::AuthQueries;
 use super::ledger::ServerId;
 use super::mail::{Job, Mail};
-use super::shared::{Pool, Upstream};
+use super::shared::{Open, Pool, Upstream};
 use crate::metrics::ConnectOutcome;
 use crate::net::{connect, now};
 use crate::upstream::{self, Broken, CANCEL_LIMIT, Kind, Travelling};
@@ -49,9 +50,13 @@ async fn open(pool: Arc<Pool>, server: ServerId, worker: u16) {
     let login = pool.login.load_full();
     let began = now();
     let opened = upstream.connect(&login).await;
-    let opened = opened.and_then(|fresh| Travelling::fresh(fresh, now()).map_err(Broken::from));
+    let opened = opened.and_then(|fresh| {
+        let tls = fresh.io.tls_info().map(|info| info.version);
+        Ok::<_, Broken>((tls, Travelling::fresh(fresh, now())?))
+    });
     match opened {
-        Ok(travelling) => {
+        Ok((tls, travelling)) => {
+            upstream.note_open(server, Open { card: Arc::clone(travelling.card()), tls, at: SystemTime::now() });
             upstream.numbers.connected(ConnectOutcome::Ok, began.elapsed());
             upstream.send(worker, Mail::Opened { pool, server, travelling });
         }

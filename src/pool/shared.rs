@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -17,7 +17,7 @@ use crate::auth::KeyCache;
 use crate::config::PoolMode;
 use crate::metrics::UpstreamNumbers;
 use crate::net::now;
-use crate::upstream::{self, Broken, Fresh, Functions, Kind, Login, SharedSettings, Statements, Target};
+use crate::upstream::{self, Broken, Card, Fresh, Functions, Kind, Login, SharedSettings, Statements, Target};
 use crate::wire::startup::Replication;
 
 /// How many derived keys are remembered for logging in to servers; each saves a millisecond.
@@ -58,8 +58,36 @@ pub struct Upstream {
     /// Its numbers.
     pub numbers: Arc<UpstreamNumbers>,
     pools: RwLock<Directory>,
+    /// What its connections are, beside the ledger's books.
+    cards: Mutex<HashMap<ServerId, Open>>,
     jobs: Jobs,
     mail: Arc<[Mailbox]>,
+}
+
+/// A server connection that is open, or about to be closed.
+#[derive(Debug, Clone)]
+pub struct Open {
+    /// Who it is.
+    pub card: Arc<Card>,
+    /// The version of TLS that protects it, if any does.
+    pub tls: Option<&'static str>,
+    /// When it was opened.
+    pub at: SystemTime,
+}
+
+/// A server connection as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct ServerEntry {
+    /// Its id.
+    pub id: ServerId,
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// What it does.
+    pub state: State,
+    /// For how long.
+    pub since: Duration,
+    /// What it is; nothing while it is being opened.
+    pub open: Option<Open>,
 }
 
 /// An upstream's timeouts.
@@ -106,6 +134,8 @@ pub struct Pool {
     pub functions: Arc<Functions>,
     /// Why its last opening has failed.
     failure: Mutex<Option<Arc<Broken>>>,
+    /// Whether the time of those who wait for it runs: not while it is paused.
+    queue_time: Mutex<QueueTime>,
 }
 
 impl Upstream {
@@ -125,6 +155,7 @@ impl Upstream {
             cancels: Semaphore::new(1),
             numbers,
             pools: RwLock::default(),
+            cards: Mutex::default(),
             jobs,
             mail,
         })
@@ -158,6 +189,7 @@ impl Upstream {
             statements: Statements::default(),
             functions,
             failure: Mutex::default(),
+            queue_time: Mutex::default(),
         });
         directory.by_key.insert(key.clone(), Arc::clone(&pool));
         directory.by_id.push(Arc::clone(&pool));
@@ -222,6 +254,7 @@ impl Upstream {
     /// A connection is gone: its place in the budget is free again.
     pub fn closed(self: &Arc<Self>, now: Instant, server: ServerId, here: Option<u16>) -> Vec<Step> {
         let mut steps = Vec::new();
+        self.cards.lock().remove(&server);
         self.ledger.lock().closed(now, server, &mut steps);
         self.post(&mut steps, here);
         steps
@@ -356,9 +389,23 @@ impl Upstream {
         self.post(&mut steps, None);
     }
 
-    /// Whether a client that has waited for a connection since then has waited for as long as `limit`, outages left out.
-    pub fn has_waited(&self, since: Instant, limit: Duration, now: Instant) -> bool {
-        self.queue_time.lock().is_over(since, limit, now)
+    /// A connection has been opened.
+    pub(super) fn note_open(&self, server: ServerId, open: Open) {
+        self.cards.lock().insert(server, open);
+    }
+
+    /// Every connection there is.
+    pub fn servers(&self, now: Instant) -> Vec<ServerEntry> {
+        let pools = self.pools();
+        let cards = self.cards.lock().clone();
+        let ledger = self.ledger.lock();
+        let entry = |(id, pool, state): (ServerId, PoolId, State)| {
+            let since = now.saturating_duration_since(ledger.since(id)?);
+            // An id may have been another's before.
+            let open = cards.get(&id).filter(|_| state != State::Opening).cloned();
+            Some(ServerEntry { id, pool: Arc::clone(pools.get(pool.0 as usize)?), state, since, open })
+        };
+        ledger.states().filter_map(entry).collect()
     }
 
     /// How many connections are in each state.
@@ -379,6 +426,44 @@ pub struct Around {
 }
 
 impl Pool {
+    /// Whether a client that has waited for a connection since then has waited for as long as `limit`; outages and pauses are left out.
+    pub fn has_waited(&self, since: Instant, limit: Duration, now: Instant) -> bool {
+        self.queue_time.lock().is_over(since, limit, now) && self.upstream.queue_time.lock().is_over(since, limit, now)
+    }
+
+    /// Nobody gets a connection until [`resume`](Self::resume); what is in use is closed when it comes back.
+    pub fn pause(&self, now: Instant) {
+        *self.queue_time.lock() = QueueTime::Stands;
+        let mut steps = Vec::new();
+        self.upstream.ledger.lock().pause(self.id, now, &mut steps);
+        self.upstream.post(&mut steps, None);
+    }
+
+    /// Those who wait are served again.
+    pub fn resume(&self, now: Instant) {
+        *self.queue_time.lock() = QueueTime::Since(now);
+        let mut steps = Vec::new();
+        self.upstream.ledger.lock().resume(self.id, now, &mut steps);
+        self.upstream.post(&mut steps, None);
+    }
+
+    /// Whether it has no connection, in whatever state, but such as are being opened.
+    pub fn is_empty(&self) -> bool {
+        self.upstream.ledger.lock().is_empty(self.id)
+    }
+
+    /// Whether it has connections that are of an earlier time, or on their way out.
+    pub fn has_retired(&self) -> bool {
+        self.upstream.ledger.lock().has_retired(self.id)
+    }
+
+    /// Its connections are closed: those that are idle now, the others when they come back.
+    pub fn retire(&self, now: Instant) {
+        let mut steps = Vec::new();
+        self.upstream.ledger.lock().retire_pool(self.id, now, &mut steps);
+        self.upstream.post(&mut steps, None);
+    }
+
     /// Why a client that wants a connection had better be refused at once, if so.
     pub fn is_hopeless(&self, now: Instant) -> Option<Arc<Broken>> {
         let hopeless = self.upstream.ledger.lock().is_hopeless(self.id, now);

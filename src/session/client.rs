@@ -223,6 +223,7 @@ impl Client {
         }
         match self.watch.take_signal()? {
             Signal::Kill => Some(Fault::Shutdown),
+            Signal::Evict => Some(Fault::Killed),
             Signal::EndIdle(limit) => Some(Fault::IdleClient { limit: Duration::from_millis(limit.into()) }),
             _ => {
                 self.watch.take_cancels();
@@ -405,6 +406,7 @@ impl Client {
                     return Poll::Ready(Err(Some(Fault::CancelledWaiting)));
                 }
                 Some(Signal::Kill) => return Poll::Ready(Err(Some(Fault::Shutdown))),
+                Some(Signal::Evict) => return Poll::Ready(Err(Some(Fault::Killed))),
                 _ => {}
             }
             while self.held.len() < 2 * HELD {

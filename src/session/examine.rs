@@ -200,6 +200,7 @@ impl Client {
         let shared = &self.watch.pool.settings;
         server.state.settings = if in_force == *before { before } else { shared.share(in_force) };
         self.settings = if wanted == *server.state.settings { Arc::clone(&server.state.settings) } else { shared.share(wanted) };
+        self.watch.set_settings(&self.settings);
         self.go_on_to_wanted(server, &reported).await
     }
 

@@ -6,10 +6,15 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
+use super::census::ClientEntry;
+use super::gates::Gates;
 use super::keys::CancelKeys;
 use super::phase;
 use super::secrets::{Secrets, server_secret_of};
+use super::visit::Visit;
 use super::watch::Tenant;
 use super::worker::{Mail, Mailbox};
 use crate::admission::{Limits, Pace, Quotas, TenantId, Usage};
@@ -54,6 +59,10 @@ pub struct House {
     pub metrics: Arc<Metrics>,
     /// New clients are turned away.
     pub draining: AtomicBool,
+    /// Which databases are paused or disabled.
+    pub gates: Gates,
+    /// Where those go who want the admin database.
+    console: OnceLock<UnboundedSender<Visit>>,
     upstreams: RwLock<Vec<Arc<Upstream>>>,
     workers: OnceLock<Vec<Mailbox>>,
     clients: AtomicU32,
@@ -84,6 +93,8 @@ impl House {
             secrets: Secrets::new()?,
             metrics,
             draining: AtomicBool::new(false),
+            gates: Gates::default(),
+            console: OnceLock::new(),
             upstreams: RwLock::new(upstreams),
             workers: OnceLock::new(),
             clients: AtomicU32::new(0),
@@ -98,6 +109,46 @@ impl House {
     pub fn set_workers(&self, workers: Vec<Mailbox>) {
         // Set once, by the daemon.
         let _ = self.workers.set(workers);
+    }
+
+    /// Who wants the admin database goes there from now on.
+    pub fn open_console(&self, door: UnboundedSender<Visit>) {
+        // Opened once, by the daemon.
+        let _ = self.console.set(door);
+    }
+
+    /// Shows a visitor of the admin database in; false where it is not open.
+    pub fn show_in(&self, visit: Visit) -> bool {
+        self.console.get().is_some_and(|door| door.send(visit).is_ok())
+    }
+
+    /// Every client there is, by worker.
+    pub async fn census(&self) -> Vec<ClientEntry> {
+        let workers: Vec<_> = self.workers.get().into_iter().flatten().collect();
+        let mut answers = Vec::with_capacity(workers.len());
+        for mailbox in workers {
+            let (reply, answer) = oneshot::channel();
+            if mailbox.send(Mail::Census(reply)).is_ok() {
+                answers.push(answer);
+            }
+        }
+        let mut all = Vec::new();
+        for answer in answers {
+            // A worker that ends meanwhile has no clients any more.
+            all.extend(answer.await.unwrap_or_default());
+        }
+        all
+    }
+
+    /// The pools that a database's clients use, or all.
+    pub fn pools_of(&self, database: Option<&str>) -> Vec<Arc<Pool>> {
+        let is_meant = |pool: &Arc<Pool>| database.is_none_or(|name| pool.key.database == name.as_bytes());
+        self.upstreams().iter().flat_map(|upstream| upstream.pools()).filter(is_meant).collect()
+    }
+
+    /// How many workers there are.
+    pub fn worker_count(&self) -> usize {
+        self.workers.get().map_or(0, Vec::len)
     }
 
     /// Puts a message into one worker's mailbox; nobody answers for a worker that there is not.
@@ -131,19 +182,19 @@ impl House {
         upstreams.push(make(index));
     }
 
-    /// A tenant of the configuration, for the clients of one worker.
-    pub fn tenant(&self, at: usize, worker: usize) -> Tenant {
+    /// A tenant of the configuration, for the clients of one worker that ask for one database.
+    pub fn tenant(&self, at: usize, worker: usize, database: &str) -> Tenant {
         let config = self.config.load();
         let configured = config.tenants.get(at).or_else(|| config.tenants.first());
         let name = configured.map_or_else(|| "default".to_owned(), |tenant| tenant.name.clone());
         let limits = configured.map_or_else(phase::Limits::default, |tenant| times(&tenant.limits, &config.clients));
         self.metrics.set_tenants(std::slice::from_ref(&name));
-        let numbers = self.metrics.tenant(worker, &name).unwrap_or_else(|| unreachable!("it has just been added"));
+        let numbers = self.metrics.tenant(worker, &name, database).unwrap_or_else(|| unreachable!("it has just been added"));
         let pinned = Arc::clone(self.pinned.lock().entry(name.clone()).or_default());
         let max_pinned = configured.map_or(0, |tenant| tenant.limits.max_pinned);
         let quotas = configured.map(|tenant| quotas(&tenant.limits)).filter(|quotas| *quotas != Quotas::default());
         let usage = Arc::clone(self.usage.lock().entry(name.clone()).or_insert_with(|| Arc::new(Mutex::new(Usage::new(now())))));
-        Tenant { id: self.tenant_id(&name), name, limits, numbers, pinned, max_pinned, quotas, usage }
+        Tenant { id: self.tenant_id(&name), name, database: database.into(), limits, numbers, pinned, max_pinned, quotas, usage }
     }
 
     /// The number that a tenant's accounts go by. It stays with the name over reloads.

@@ -10,7 +10,9 @@ use bytes::BytesMut;
 use super::exchange::{self, Proven};
 use super::greeting::Hello;
 use super::house::{Admitted, keep};
+use super::census::Protection;
 use super::secrets::{secret_of, server_secret_of};
+use super::visit::{self, Role};
 use super::watch::{Tenant, Watch};
 use super::worker::Worker;
 use crate::auth::{Secret, random};
@@ -79,19 +81,8 @@ type Entered = (Rc<Watch>, u32, Arc<Settings>, Admitted);
 ///
 /// Not cancel safe: a dropped future closes the connection. On failure the connection is still there, to say so.
 pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: Instant) -> Result<Entered, Failed> {
-    let arrival = Arrival {
-        worker,
-        config: worker.house.config.load_full(),
-        peer,
-        user: text(&hello.startup.user),
-        database: text(&hello.startup.database),
-    };
-    let (minor, negotiate) = hello.startup.negotiated();
-    if negotiate {
-        let mut out = BytesMut::new();
-        say::negotiate(&mut out, minor, &hello.startup.unrecognised);
-        hello.io.write_all(&out).await?;
-    }
+    let arrival = Arrival::of(hello, peer, worker);
+    let minor = arrival.negotiate(hello).await?;
     let tenant = arrival.tenant(hello);
     let proven = match tenant.as_ref().map_or(Ok(()), |(tenant, _)| may_log_in(tenant)) {
         Ok(()) => arrival.prove(hello).await,
@@ -102,7 +93,7 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
         (Ok(_), Err(fault)) => Err(fault.clone().into()),
         (Ok(proven), Ok((tenant, at))) => arrival.settle_in(hello, tenant, *at, proven, minor).await,
     };
-    let tenant = tenant.map_or_else(|_| worker.tenant(0), |(tenant, _)| tenant);
+    let tenant = tenant.map_or_else(|_| worker.tenant(0, arrival.config.database_name(&arrival.database)), |(tenant, _)| tenant);
     tenant.numbers.logins[outcome_of(&outcome).index()].add(1);
     match &outcome {
         Ok(_) => tenant.numbers.login.observe(now().saturating_duration_since(began)),
@@ -110,6 +101,19 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
         Err(Failed::Gone) => {}
     }
     outcome
+}
+
+/// Has a visitor of the admin database prove who it is. Neither the limits on clients nor a proxy that is stopping keep an operator out.
+///
+/// Not cancel safe: a dropped future closes the connection. On failure the connection is still there, to say so.
+pub async fn log_in_to_console(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>) -> Result<Role, Failed> {
+    let arrival = Arrival::of(hello, peer, worker);
+    arrival.negotiate(hello).await?;
+    let is_own = visit::is_own(&arrival.user, peer);
+    if !is_own {
+        arrival.prove(hello).await?;
+    }
+    Ok(visit::role(&arrival.config, &arrival.user, is_own)?)
 }
 
 /// Whether the tenant's logins are few enough; before the client is asked for a proof, which is what a login costs.
@@ -148,7 +152,23 @@ fn is_trusted(config: &Config, peer: Peer) -> bool {
     config.auth.trust_networks.iter().any(|network| network.contains(&address))
 }
 
-impl Arrival<'_> {
+impl<'a> Arrival<'a> {
+    fn of(hello: &Hello, peer: Peer, worker: &'a Rc<Worker>) -> Self {
+        let (user, database) = (text(&hello.startup.user), text(&hello.startup.database));
+        Self { worker, config: worker.house.config.load_full(), peer, user, database }
+    }
+
+    /// Tells the client which protocol it is, where it asked for a newer one; the minor version that it is.
+    async fn negotiate(&self, hello: &mut Hello) -> Result<u16, Failed> {
+        let (minor, negotiate) = hello.startup.negotiated();
+        if negotiate {
+            let mut out = BytesMut::new();
+            say::negotiate(&mut out, minor, &hello.startup.unrecognised);
+            hello.io.write_all(&out).await?;
+        }
+        Ok(minor)
+    }
+
     /// Has the client prove that it is who it says.
     async fn prove(&self, hello: &mut Hello) -> Result<Proven, Failed> {
         let (config, user) = (&self.config, self.user.as_str());
@@ -197,7 +217,7 @@ impl Arrival<'_> {
             let tls_name = hello.io.tls_info().and_then(|info| info.server_name.map(str::to_owned));
             config.tenant_for(&self.user, &self.database, &application_name, tls_name.as_deref())
         };
-        Ok((self.worker.tenant(at), at))
+        Ok((self.worker.tenant(at, config.database_name(&self.database)), at))
     }
 
     /// A believed client gets its place, its pool, and what it must know of its server.
@@ -208,9 +228,16 @@ impl Arrival<'_> {
         }
         let unknown = || Fault::UnknownDatabase { database: self.database.clone() };
         let database = self.config.database(&self.database).ok_or_else(unknown)?;
+        if house.gates.is_disabled(&self.database) {
+            return Err(Fault::DatabaseDisabled { database: self.database.clone() }.into());
+        }
         let limit = self.config.tenants.get(at).map_or(0, |tenant| tenant.limits.max_clients);
         let admitted = house.admit(&tenant.name, limit).map_err(|(tenant, limit)| Fault::TooManyClients { tenant, limit })?;
         let pool = self.pool(hello, at, database).ok_or_else(unknown)?;
+        if house.gates.is_paused(&self.database) {
+            // It may be a pool that was not there when the pause began.
+            pool.pause(now());
+        }
         let budget = budget(hello)?;
         let configured = self.config.users.get(&self.user).map_or(ServerSecret::None, server_secret_of);
         if matches!(configured, ServerSecret::None) {
@@ -227,6 +254,7 @@ impl Arrival<'_> {
         let long_key = minor >= 2;
         let (slot, watch) =
             worker.enroll(|| Watch::new((nonce, long_key), self.peer, (pool, database.strict, budget), Rc::clone(tenant), now()));
+        watch.introduce(Protection::of(hello.io.tls_info().map(|info| info.version)), &profile.settings);
         let pid = house.keys.pid(worker.number, slot);
         let mut out = BytesMut::with_capacity(512);
         say::authentication_ok(&mut out);
@@ -310,7 +338,7 @@ async fn profile(worker: &Rc<Worker>, pool: &Arc<Pool>, tenant: &Rc<Tenant>, set
             let waited = loop {
                 match worker.clock.within(limit, &mut wait).await {
                     // Through an outage the time does not run.
-                    None if !pool.upstream.has_waited(began, limit, now()) => {}
+                    None if !pool.has_waited(began, limit, now()) => {}
                     waited => break waited,
                 }
             };

@@ -3,11 +3,13 @@
 //! `greeting` and `login` are the cold beginning; `client` is what is left of a client while it is idle; `relay` is a client with a server connection. `inspect`, `statements` and `phase`
 //! are the pure parts. `worker` is the thread that all of its clients live on, `house` what the threads share.
 
+mod census;
 mod client;
 mod deadline;
 mod end;
 mod examine;
 mod exchange;
+mod gates;
 mod greeting;
 mod house;
 mod inspect;
@@ -21,6 +23,7 @@ mod rewrite;
 mod secrets;
 mod statements;
 mod turnstile;
+mod visit;
 mod watch;
 mod worker;
 
@@ -29,17 +32,21 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use client::Client;
-use greeting::Greeted;
+use greeting::{Greeted, Hello};
 use login::{Failed, LoggedIn};
 
 use crate::fault::Fault;
 use crate::net::{Io, Peer, now};
 
+pub use census::{ClientEntry, Protection, Victims};
+pub use gates::Gates;
 pub use house::{Certificate, House, keep};
 pub use inspect::{HELD, Inspector, Verdict};
 pub use keys::CancelKeys;
+pub use phase::Phase;
 pub use pins::{PIN_LABELS, Pin};
 pub use secrets::Secrets;
+pub use visit::{NAMES as CONSOLE_NAMES, Role, Visit};
 pub use worker::{Mail, Mailbox, Worker};
 
 /// Serves one connection from accept to its end.
@@ -73,6 +80,11 @@ async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
         }
     };
     let left = until.saturating_duration_since(now());
+    if visit::is_console(&hello.startup.database) {
+        let outcome = worker.clock.within(left, Box::pin(login::log_in_to_console(&mut hello, peer, worker))).await;
+        receive_visitor(hello, peer, worker, outcome.unwrap_or(Err(Failed::With(Fault::LoginTimeout)))).await;
+        return None;
+    }
     let outcome = worker.clock.within(left, Box::pin(login::log_in(&mut hello, peer, worker, began))).await;
     match outcome.unwrap_or(Err(Failed::With(Fault::LoginTimeout))) {
         Ok((watch, slot, settings, admitted)) => {
@@ -84,6 +96,23 @@ async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
             None
         }
         Err(Failed::Gone) => None,
+    }
+}
+
+/// Shows a visitor of the admin database in, or says why not.
+async fn receive_visitor(hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, outcome: Result<Role, Failed>) {
+    let Hello { io, startup, rest, .. } = *hello;
+    match outcome {
+        Ok(role) => {
+            let user = String::from_utf8_lossy(&startup.user).into_owned();
+            match io.into_portable() {
+                // While the proxy starts, and where it ends, nobody is there: then the connection is closed.
+                Ok(io) => drop(worker.house.show_in(Visit { io, rest, user, peer, role })),
+                Err(error) => tracing::debug!(%error, "a visitor of the admin database was lost"),
+            }
+        }
+        Err(Failed::With(fault)) => turn_away(io, peer, worker, &fault).await,
+        Err(Failed::Gone) => {}
     }
 }
 

@@ -79,6 +79,7 @@ impl<'a> Relay<'a> {
     pub fn begin(client: &'a mut Client) -> Self {
         let Some((lease, first, began)) = client.leased.take() else { unreachable!("whoever begins has a lease") };
         client.watch.enter(Phase::Running, began);
+        client.watch.set_server(lease.id());
         client.watch.set(|timing| timing.transaction_since = Some(began));
         client.hand_over_unnamed();
         let shares = client.watch.pool.mode != PoolMode::Session;
@@ -472,6 +473,7 @@ impl<'a> Relay<'a> {
     fn heed(&mut self, signal: Signal) -> Option<Stop> {
         match signal {
             Signal::Kill => return Some(Stop::fault(Fault::Shutdown)),
+            Signal::Evict => return Some(Stop::fault(Fault::Killed)),
             Signal::Cut => return Some(Stop::Stalled),
             Signal::EndTransaction(limit) => {
                 return Some(Stop::fault(Fault::IdleInTransaction { limit: Duration::from_millis(limit.into()) }));

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::census::Protection;
 use super::phase::{Limits, Phase, Timing};
 use crate::admission::{Exceeded, Quotas, Recent, TenantId, Usage};
 use crate::metrics::TenantShard;
 use crate::net::Peer;
 use crate::pool::Pool;
-use crate::pool::ledger::Presence;
+use crate::pool::ledger::{Presence, ServerId};
+use crate::upstream::Settings;
 
 /// What a client's task is told from outside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub enum Signal {
     Drain,
     /// Leave now.
     Kill,
+    /// The same, because an operator wants it.
+    Evict,
 }
 
 /// What a client's caller has said of the time that is left.
@@ -64,6 +68,8 @@ pub struct Tenant {
     pub id: TenantId,
     /// Its name.
     pub name: String,
+    /// The database that these clients of its ask for, as the configuration names it.
+    pub database: Rc<str>,
     /// How long its clients may do what they do.
     pub limits: Limits,
     /// This worker's share of its numbers.
@@ -115,6 +121,14 @@ pub struct Watch {
     signal: Cell<Option<Signal>>,
     draining: Cell<bool>,
     waker: Cell<Option<Waker>>,
+    /// When it logged in, in seconds since 1970.
+    pub connected: u32,
+    /// What protects its connection.
+    pub protection: Cell<Protection>,
+    /// The server connection that it has, or had last.
+    server: Cell<u32>,
+    /// Its settings, for whoever asks who is there.
+    settings: Cell<Option<Arc<Settings>>>,
     /// Its place in the list of those who are not idle.
     pub(super) active: Cell<Option<u32>>,
     /// Who waits until a cancel of this client's has been delivered.
@@ -162,9 +176,48 @@ impl Watch {
             signal: Cell::new(None),
             draining: Cell::new(false),
             waker: Cell::new(None),
+            connected: seconds(),
+            protection: Cell::new(Protection::Plain),
+            server: Cell::new(0),
+            settings: Cell::new(None),
             active: Cell::new(None),
             cancels: Cell::default(),
         })
+    }
+
+    /// What is to be known of it beside what it does.
+    pub fn introduce(&self, protection: Protection, settings: &Arc<Settings>) {
+        self.protection.set(protection);
+        self.set_settings(settings);
+    }
+
+    /// It has these settings now.
+    pub fn set_settings(&self, settings: &Arc<Settings>) {
+        self.settings.set(Some(Arc::clone(settings)));
+    }
+
+    /// Looks at its settings.
+    pub fn with_settings<T>(&self, look: impl FnOnce(&Settings) -> Option<T>) -> Option<T> {
+        let settings = self.settings.take();
+        let seen = settings.as_deref().and_then(look);
+        self.settings.set(settings);
+        seen
+    }
+
+    /// It has this server connection.
+    #[inline]
+    pub fn set_server(&self, server: ServerId) {
+        self.server.set(server.0);
+    }
+
+    /// The server connection that it has, or had last.
+    pub fn server(&self) -> ServerId {
+        ServerId(self.server.get())
+    }
+
+    /// Whether it has left something on its server connection.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.get()
     }
 
     /// What it does since when.
@@ -292,11 +345,11 @@ impl Watch {
         self.waker.set(Some(waker.clone()));
     }
 
-    /// Tells its task something. What it has not taken note of yet is replaced, but never a `Kill`.
+    /// Tells its task something. What it has not taken note of yet is replaced, but never that it must leave.
     pub fn tell(&self, signal: Signal) {
         if signal == Signal::Drain {
             self.draining.set(true);
-        } else if self.signal.get() != Some(Signal::Kill) {
+        } else if !matches!(self.signal.get(), Some(Signal::Kill | Signal::Evict)) {
             self.signal.set(Some(signal));
         }
         let waker = self.waker.take();
@@ -329,4 +382,10 @@ impl Watch {
     pub fn take_cancels(&self) -> Vec<oneshot::Sender<()>> {
         self.cancels.take()
     }
+}
+
+/// The time, in seconds since 1970; enough until 2106.
+fn seconds() -> u32 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

@@ -1,6 +1,7 @@
 //! One worker thread: its clients, its part of the pools, and the sweep that keeps time for all of them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,12 +10,13 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::census::{ClientEntry, Victims};
 use super::house::House;
 use super::phase::{self, Due, Phase};
 use super::turnstile::Turnstile;
 use super::watch::{Signal, Tenant, Watch};
 use crate::metrics::CancelCause;
-use crate::net::Clock;
+use crate::net::{Clock, now};
 use crate::pool::Local;
 use crate::pool::ledger::Presence;
 
@@ -34,6 +36,10 @@ pub enum Mail {
     Drain,
     /// The proxy stops now.
     Kill,
+    /// An operator ends the sessions that these are.
+    Evict(Victims),
+    /// Somebody wants to know who is there.
+    Census(oneshot::Sender<Vec<ClientEntry>>),
     /// The configuration has changed.
     Reloaded,
 }
@@ -54,7 +60,8 @@ pub struct Worker {
     pub clock: Rc<Clock>,
     clients: RefCell<Slab<Rc<Watch>>>,
     active: RefCell<Vec<u32>>,
-    tenants: RefCell<Vec<Option<Rc<Tenant>>>>,
+    /// By the database that is meant, then by their place in the configuration.
+    tenants: RefCell<HashMap<String, Vec<Option<Rc<Tenant>>>>>,
     draining: Cell<bool>,
     ticks: Cell<u32>,
     /// What logins pass.
@@ -84,13 +91,14 @@ impl Worker {
         })
     }
 
-    /// A tenant of the current configuration, by its place there.
-    pub fn tenant(&self, at: usize) -> Rc<Tenant> {
-        if let Some(Some(tenant)) = self.tenants.borrow().get(at) {
+    /// A tenant of the current configuration, by its place there, as its clients of this database know it.
+    pub fn tenant(&self, at: usize, database: &str) -> Rc<Tenant> {
+        if let Some(Some(tenant)) = self.tenants.borrow().get(database).and_then(|tenants| tenants.get(at)) {
             return Rc::clone(tenant);
         }
-        let tenant = Rc::new(self.house.tenant(at, usize::from(self.number)));
-        let mut tenants = self.tenants.borrow_mut();
+        let tenant = Rc::new(self.house.tenant(at, usize::from(self.number), database));
+        let mut by_database = self.tenants.borrow_mut();
+        let tenants = by_database.entry(database.to_owned()).or_default();
         if tenants.len() <= at {
             tenants.resize(at + 1, None);
         }
@@ -176,7 +184,7 @@ impl Worker {
         let tenant = watch.tenant.borrow();
         let Some(due) = phase::due(&timing, &tenant.limits, now) else { return };
         let signal = match due {
-            Due::Refuse(limit) if watch.pool.upstream.has_waited(timing.since, limit, now) => Signal::Refuse,
+            Due::Refuse(limit) if watch.pool.has_waited(timing.since, limit, now) => Signal::Refuse,
             Due::Cancel => {
                 watch.set(|timing| timing.cancelling = true);
                 tenant.numbers.cancelled[CancelCause::Timeout.index()].add(1);
@@ -209,6 +217,11 @@ impl Worker {
             }
             Mail::Kill => self.clients.borrow().iter().for_each(|(_, watch)| watch.tell(Signal::Kill)),
             Mail::Reloaded => self.reload(),
+            Mail::Evict(victims) => self.evict(&victims),
+            Mail::Census(reply) => {
+                // Who asked may have left.
+                let _ = reply.send(self.census());
+            }
         }
     }
 
@@ -218,11 +231,33 @@ impl Worker {
         self.local.set_upstreams(self.house.upstreams());
         let config = self.house.config.load();
         for (_, watch) in &*self.clients.borrow() {
-            let name = watch.tenant.borrow().name.clone();
+            let (name, database) = {
+                let tenant = watch.tenant.borrow();
+                (tenant.name.clone(), Rc::clone(&tenant.database))
+            };
             if let Some(at) = config.tenant_named(&name) {
-                *watch.tenant.borrow_mut() = self.tenant(at);
+                *watch.tenant.borrow_mut() = self.tenant(at, &database);
             }
         }
+    }
+
+    fn evict(&self, victims: &Victims) {
+        let is_one = |slot: usize, watch: &Watch| match victims {
+            Victims::All => true,
+            Victims::Database(name) => watch.pool.key.database == name.as_bytes(),
+            Victims::Client(id) => self.id(slot) == *id,
+        };
+        self.clients.borrow().iter().filter(|(slot, watch)| is_one(*slot, watch)).for_each(|(_, watch)| watch.tell(Signal::Evict));
+    }
+
+    /// The number that a client goes by in what operators see: the first word of its cancel key, which no other client has meanwhile.
+    fn id(&self, slot: usize) -> u32 {
+        self.house.keys.pid(self.number, u32::try_from(slot).unwrap_or(u32::MAX))
+    }
+
+    fn census(&self) -> Vec<ClientEntry> {
+        let now = now();
+        self.clients.borrow().iter().map(|(slot, watch)| ClientEntry::of(self.id(slot), watch, now)).collect()
     }
 
     /// The client with this key is told to cancel. A key that is nobody's is ignored without a word (H8).

@@ -88,6 +88,11 @@ impl Travelling {
         Ok(Self { portable: fresh.io.into_portable()?, state: Box::new(state) })
     }
 
+    /// Who it is.
+    pub fn card(&self) -> &Arc<Card> {
+        &self.state.card
+    }
+
     /// Arrives in this thread's runtime.
     pub fn arrive(self) -> io::Result<Server> {
         Ok(Server { io: self.portable.into_io()?, state: self.state })

@@ -53,6 +53,30 @@ pub fn bind(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     parse(body)
 }
 
+/// Which columns of the result a Bind wants in binary: none for all in text, one for all alike, or one for each.
+pub fn result_formats(body: &[u8]) -> Result<Vec<bool>, Malformed> {
+    let mut reader = Reader::new(body);
+    let (_portal, _statement) = (reader.string()?, reader.string()?);
+    for _ in 0..reader.u16()? {
+        reader.u16()?;
+    }
+    for _ in 0..reader.u16()? {
+        let length = reader.u32()?;
+        if length != u32::MAX {
+            reader.bytes(usize::try_from(length).map_err(|_| Malformed::Body)?)?;
+        }
+    }
+    let formats = (0..reader.u16()?).map(|_| Ok(reader.u16()? == 1)).collect::<Result<_, _>>()?;
+    reader.finish()?;
+    Ok(formats)
+}
+
+/// The portal of an Execute, and how many rows are wanted; 0 is all.
+pub fn execute(body: &[u8]) -> Result<(&[u8], u32), Malformed> {
+    let mut reader = Reader::new(body);
+    Ok((reader.string()?, reader.u32()?))
+}
+
 /// What a Describe or Close is about: `S` or `P`, and the name.
 pub fn describe(body: &[u8]) -> Result<(u8, &[u8]), Malformed> {
     let mut reader = Reader::new(body);

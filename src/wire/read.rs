@@ -36,6 +36,13 @@ impl<'a> Reader<'a> {
         Ok(byte)
     }
 
+    /// The next two bytes as a big-endian number.
+    pub fn u16(&mut self) -> Result<u16, Malformed> {
+        let (&word, rest) = self.rest.split_first_chunk::<2>().ok_or(Malformed::Body)?;
+        self.rest = rest;
+        Ok(u16::from_be_bytes(word))
+    }
+
     /// The next four bytes as a big-endian number.
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         let (&word, rest) = self.rest.split_first_chunk::<4>().ok_or(Malformed::Body)?;

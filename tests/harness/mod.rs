@@ -5,6 +5,7 @@
 //! - [`Wire`]: a client that sends any bytes at all and reads frames with a deadline.
 //! - [`Script`]: a server that does what PostgreSQL never does.
 //! - [`Golden`]: one conversation played to PostgreSQL directly and through the proxy, which must not differ.
+//! - [`Admin`]: a session of an admin database; [`PgBouncer`]: a real one to compare with.
 //! - [`Faulty`]: a network between two ends that cuts, delays, stalls and half-closes.
 //! - [`eventually`]: waits for a condition, never for a time.
 //!
@@ -18,6 +19,7 @@
     reason = "a harness fails its test by panicking, with words that say what was awaited"
 )]
 
+mod admin;
 mod certs;
 mod endpoint;
 mod faulty;
@@ -36,6 +38,7 @@ mod wire;
 
 use std::time::Duration;
 
+pub use admin::{Admin, PgBouncer, Row as AdminRow};
 pub use certs::{Ca, Pem};
 pub use endpoint::Endpoint;
 pub use faulty::{Faulty, Way};

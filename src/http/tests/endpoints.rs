@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn metrics_are_prometheus_text() {
     let proxy = Proxy::new();
-    proxy.metrics.tenant(0, "acme").unwrap().transactions.add(42);
+    proxy.metrics.tenant(0, "acme", "app").unwrap().transactions.add(42);
     beside(&proxy, EVER, |address| async move {
         let (head, body) = ask(address, "GET", "/metrics").await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");

@@ -21,7 +21,7 @@ fn metrics(tenants: &[&str]) -> Arc<Metrics> {
 }
 
 fn shard(metrics: &Metrics, worker: usize, tenant: &str) -> Arc<TenantShard> {
-    metrics.tenant(worker, tenant).expect("a shard")
+    metrics.tenant(worker, tenant, "app").expect("a shard")
 }
 
 fn process() -> ProcessState {

@@ -52,8 +52,8 @@ fn a_reload_keeps_what_known_tenants_have_counted() {
     metrics.set_tenants(&["globex".to_owned(), "acme".to_owned()]);
     acme.transactions.add(1);
     assert_eq!(snapshot(&metrics).tenant("acme").unwrap().numbers.transactions, 2);
-    assert!(metrics.tenant(WORKERS - 1, "globex").is_some());
-    assert!(metrics.tenant(WORKERS, "globex").is_none());
+    assert!(metrics.tenant(WORKERS - 1, "globex", "app").is_some());
+    assert!(metrics.tenant(WORKERS, "globex", "app").is_none());
 }
 
 #[test]

@@ -123,6 +123,30 @@ impl Ledger {
         self.provide(now, steps);
     }
 
+    /// The connections of one pool are of an earlier time.
+    pub fn retire_pool(&mut self, pool: PoolId, now: Instant, steps: &mut Vec<Step>) {
+        let before = self.generation.wrapping_sub(1);
+        for (_, book) in self.servers.iter_mut().filter(|(_, book)| book.pool == pool && book.state != State::Opening) {
+            book.generation = before;
+        }
+        self.close_all_idle(pool, steps);
+        self.look_again = now;
+        self.provide(now, steps);
+    }
+
+    /// Whether a pool has connections of an earlier time, or that are being closed.
+    pub fn has_retired(&self, pool: PoolId) -> bool {
+        let is_old = |state: State, generation: u32| state == State::Closing || state != State::Opening && generation != self.generation;
+        self.servers.iter().any(|(_, book)| book.pool == pool && is_old(book.state, book.generation))
+    }
+
+    pub(super) fn close_all_idle(&mut self, pool: PoolId, steps: &mut Vec<Step>) {
+        let idle: Vec<ServerId> = self.pool(pool).idle.iter().flatten().copied().collect();
+        for server in idle {
+            self.close_idle(server, steps);
+        }
+    }
+
     /// Tries an upstream that has ceased to answer, whether anybody waits for it or not.
     pub(super) fn probe(&mut self, now: Instant, steps: &mut Vec<Step>) {
         if let Some(pool) = self.circuit.probe(self.opening, now)

@@ -49,7 +49,7 @@ impl Ledger {
         let (part, owner_total) = (self.part(), self.pools[own.0 as usize].total);
         let closing = self.closing_count();
         for (key, pool) in &mut self.pools {
-            if key == own.0 as usize || pool.line.is_empty() || closing + pool.opening >= pool.line.len() {
+            if key == own.0 as usize || pool.line.is_empty() || pool.paused || closing + pool.opening >= pool.line.len() {
                 continue;
             }
             let Some(there) = pool.line.first(&self.accounts, None, now) else { continue };
@@ -116,7 +116,7 @@ impl Ledger {
     #[cold]
     fn provide_somehow(&mut self, now: Instant, steps: &mut Vec<Step>) {
         self.look_again = now + LOOK_PAUSE;
-        let waiting = self.pools.iter_mut().filter(|(_, pool)| !pool.line.is_empty());
+        let waiting = self.pools.iter_mut().filter(|(_, pool)| !pool.line.is_empty() && !pool.paused);
         let mut keys: Vec<_> = waiting
             .filter_map(|(key, pool)| {
                 let first = pool.line.first(&self.accounts, None, now)?;
@@ -242,7 +242,7 @@ impl Ledger {
     }
 
     fn fill(&mut self, now: Instant, steps: &mut Vec<Step>) {
-        let wanting: Vec<usize> = self.pools.iter().filter(|(_, pool)| pool.wanted_idle).map(|(key, _)| key).collect();
+        let wanting: Vec<usize> = self.pools.iter().filter(|(_, pool)| pool.wanted_idle && !pool.paused).map(|(key, _)| key).collect();
         for key in wanting {
             let id = PoolId(u32::try_from(key).unwrap_or(u32::MAX));
             while self.total() < self.budget
