@@ -188,6 +188,13 @@ pub fn client_messages(body: &[u8]) {
             assert!(!name.contains(&0) && !rest.contains(&0));
         }
     }
+    if let Ok((portal, _)) = message::execute(body) {
+        assert!(body.len() >= portal.len() + 5 && !portal.contains(&0));
+    }
+    if let Ok(formats) = message::result_formats(body) {
+        assert!(2 * formats.len() + 8 <= body.len());
+        assert!(message::bind(body).is_ok());
+    }
     if let Ok((kind, name)) = message::describe(body) {
         assert_eq!(body.first(), Some(&kind));
         assert!(body[1..].starts_with(name) && !name.contains(&0));

@@ -5,10 +5,12 @@
 
 mod harness;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::frames::query;
-use harness::{Faulty, PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Way, Wire, eventually, in_time};
+use harness::{Faulty, PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Way, Wire, eventually, free_port, in_time};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -152,4 +154,40 @@ async fn a_second_signal_ends_the_process_at_once() {
     // Within the harness's patience, which is less than half of the grace period.
     assert_eq!(proxy.wait_exit().await.code(), Some(0));
     proxy.logged("at the second signal").await;
+}
+
+#[tokio::test]
+async fn a_new_process_takes_over_the_port_and_nobody_is_turned_away() {
+    let pg = Postgres::start().await;
+    let port = free_port();
+    let options = || Proxy::new(&pg).set("listen.postgres", vec![format!("127.0.0.1:{port}")]).set("process.shutdown_grace", "300ms");
+    let mut old = options().start().await;
+    let mut long = Wire::login(&old, "app", "secret", "app").await.unwrap();
+    long.query("BEGIN").await;
+    let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (over, served, address) = (Arc::clone(&over), Arc::clone(&served), old.address());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let mut client = Wire::login(address, "app", "secret", "app").await.unwrap();
+                    assert_eq!(client.value("SELECT 1").await, "1");
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let new = options().start().await;
+    assert_eq!(new.port(), port);
+    old.signal(Signal::TERM);
+    old.logged("no new clients").await;
+    assert_eq!(long.value("SELECT 1").await, "1", "what was begun goes on at the old one");
+    long.query("COMMIT").await;
+    assert!(old.wait_exit().await.success());
+    let before = served.load(Ordering::Relaxed);
+    eventually("the new one serves alone", PATIENCE, async || served.load(Ordering::Relaxed) > before + 50).await;
+    over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.expect("every caller was served every time");
+    }
 }

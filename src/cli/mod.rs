@@ -5,6 +5,7 @@ pub mod check;
 pub mod compat;
 pub mod demo;
 pub mod healthcheck;
+pub mod import;
 mod interrupt;
 mod log;
 mod open_files;
@@ -50,6 +51,11 @@ enum Command {
         #[command(subcommand)]
         page: reference::Page,
     },
+    /// Make a configuration of another pooler's
+    Import {
+        #[command(subcommand)]
+        from: import::From,
+    },
     /// Show on this machine what pgweir is for
     Demo(demo::DemoArgs),
     /// Tell how many server connections an expected load needs, and how long it would wait for them
@@ -94,6 +100,10 @@ impl Arguments {
             }
             Command::Config { page } => {
                 reference::print(page, &mut std::io::stdout())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Import { from } => {
+                import::run(&from, &mut std::io::stdout(), &mut std::io::stderr())?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Demo(arguments) => demo::run(&arguments),

@@ -17,6 +17,8 @@ pub enum Page {
     Faults,
     /// Every metric, as a page in Markdown
     Metrics,
+    /// What becomes of each of `PgBouncer`'s settings, as a page in Markdown
+    Pgbouncer,
 }
 
 /// Prints a page.
@@ -27,6 +29,7 @@ pub fn print(page: Page, out: &mut dyn Write) -> io::Result<()> {
         Page::Example => config::example(),
         Page::Faults => fault::reference(),
         Page::Metrics => metrics::reference(),
+        Page::Pgbouncer => config::pgbouncer_reference(),
     };
     out.write_all(text.as_bytes())
 }

@@ -10,6 +10,7 @@ mod environment;
 mod findings;
 mod fit;
 mod glob;
+mod import;
 mod load;
 mod mistake;
 mod model;
@@ -25,6 +26,7 @@ mod words;
 
 pub use environment::{PREFIX, Variables, variable_of};
 pub use glob::Glob;
+pub use import::{Imported, import, pgbouncer_reference};
 pub use load::{Loaded, parse_str};
 pub use mistake::{Line, Mistake, Place, Severity};
 pub use model::*;

@@ -52,7 +52,8 @@ impl Complaint {
 
     /// Tells the client.
     pub fn say(&self, out: &mut BytesMut, severity: &str) {
-        let fields = [(b'S', severity.to_owned()), (b'V', severity.to_owned()), (b'C', self.sqlstate.to_owned()), (b'M', self.message.clone())];
+        let fields =
+            [(b'S', severity.to_owned()), (b'V', severity.to_owned()), (b'C', self.sqlstate.to_owned()), (b'M', self.message.clone())];
         say::error(out, fields.to_vec());
     }
 }

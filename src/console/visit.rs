@@ -18,7 +18,7 @@ use super::words::{Command, commands};
 use crate::net::{Io, Peer, now};
 use crate::session::{Role, Visit};
 use crate::wire::scan::{Side, body_length};
-use crate::wire::{Status, message, say};
+use crate::wire::{Status, message, say, sqlstate};
 
 /// The longest message that is read; commands are short.
 const LONGEST: usize = 64 << 10;
@@ -45,8 +45,16 @@ pub(super) async fn turn_away(visit: Visit) -> io::Result<()> {
 /// Serves one visitor until it leaves.
 pub(super) async fn receive(visit: Visit, steward: &dyn Steward) -> io::Result<()> {
     let Visit { io, rest, user, peer, role } = visit;
-    let mut session =
-        Session { io: io.into_io()?, held: BytesMut::from(&rest[..]), out: BytesMut::new(), steward, user, peer, role, extended: Extended::default() };
+    let mut session = Session {
+        io: io.into_io()?,
+        held: BytesMut::from(&rest[..]),
+        out: BytesMut::new(),
+        steward,
+        user,
+        peer,
+        role,
+        extended: Extended::default(),
+    };
     say::authentication_ok(&mut session.out);
     for (name, value) in REPORTED {
         say::parameter_status(&mut session.out, name.as_bytes(), value.as_bytes());
@@ -111,7 +119,7 @@ impl Session<'_> {
                     return Ok(Some((kind, message.split_off(5))));
                 }
             }
-            let mut chunk = [0; 4096];
+            let mut chunk = [0; 1024];
             let count = self.io.read(&mut chunk).await?;
             if count == 0 {
                 return Ok(None);
@@ -206,9 +214,9 @@ impl Session<'_> {
         let mut work = pin!(carry_out(command, *steward));
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
-                return Poll::Ready(Ok(outcome.map(|_| Vec::new())));
+                return Poll::Ready(Ok(outcome.map(|()| Vec::new())));
             }
-            let mut chunk = [0; 4096];
+            let mut chunk = [0; 1024];
             while held.len() < LONGEST {
                 match io.poll_read(cx, &mut chunk) {
                     Poll::Ready(Ok(count)) if count > 0 => held.extend_from_slice(&chunk[..count]),
@@ -256,7 +264,7 @@ impl Session<'_> {
             "DRAIN".into(),
             "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]".into(),
         ];
-        let fields = [(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', "00000"), (b'M', "Console usage")];
+        let fields = [(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', sqlstate::SUCCESSFUL_COMPLETION), (b'M', "Console usage")];
         let mut fields: Vec<(u8, String)> = fields.into_iter().map(|(field, text)| (field, text.to_owned())).collect();
         fields.push((b'D', lines.join("\n\t")));
         say::notice(&mut self.out, fields);
@@ -332,7 +340,9 @@ impl Session<'_> {
             self.tell(&command, &portal.formats, rows.into_iter());
         } else {
             if let Some(columns) = columns(&command) {
-                rows.iter().for_each(|row| data(&mut self.out, &columns, row, &portal.formats));
+                for row in &rows {
+                    data(&mut self.out, &columns, row, &portal.formats);
+                }
             }
             say::frame(&mut self.out, b's', &[]);
         }
@@ -356,7 +366,9 @@ impl Session<'_> {
 /// What a command is about, without what may be a secret.
 fn about(command: &Command) -> Option<String> {
     match command {
-        Command::Pause(name) | Command::Resume(name) | Command::Reconnect(name) | Command::WaitClose(name) | Command::Kill(name) => name.clone(),
+        Command::Pause(name) | Command::Resume(name) | Command::Reconnect(name) | Command::WaitClose(name) | Command::Kill(name) => {
+            name.clone()
+        }
         Command::Enable(name) | Command::Disable(name) => Some(name.clone()),
         Command::KillClient(id) => Some(id.to_string()),
         Command::Set { path, .. } => Some(path.clone()),

@@ -203,7 +203,9 @@ fn command(words: &[Word], text: &str) -> Result<Command, Complaint> {
         ("SHUTDOWN", Some(when)) if when.eq_ignore_ascii_case("wait_for_servers") => Command::Shutdown(Shutdown::WaitForServers),
         ("SHUTDOWN", Some(when)) if when.eq_ignore_ascii_case("wait_for_clients") => Command::Shutdown(Shutdown::WaitForClients),
         ("SUSPEND", None) => {
-            return Err(Complaint::unsupported("SUSPEND is not supported: PAUSE waits for transactions, and a restart hands the port over"));
+            return Err(Complaint::unsupported(
+                "SUSPEND is not supported: PAUSE waits for transactions, and a restart hands the port over",
+            ));
         }
         _ => return Err(unknown()),
     })
@@ -302,7 +304,9 @@ mod tests {
 
     #[test]
     fn what_is_no_command_is_told_with_its_text() {
-        for text in ["SELECT 1", "SHOW", "SHOW everything", "PAUSE a b", "KILL client x", "ENABLE", "RELOAD now", "'x'", "PAUSE \"app", "SUSPEND"] {
+        for text in
+            ["SELECT 1", "SHOW", "SHOW everything", "PAUSE a b", "KILL client x", "ENABLE", "RELOAD now", "'x'", "PAUSE \"app", "SUSPEND"]
+        {
             assert!(commands(text).is_err(), "{text}");
         }
         assert!(commands("SELECT 1").unwrap_err().message.contains("SELECT 1"));

@@ -13,6 +13,10 @@ use crate::session::{House, Mail};
 const LOOK: Duration = Duration::from_millis(20);
 /// What is left, behind the end of the time, for what was cut off to be cancelled and rolled back: its server does not notice by itself that nobody waits for it.
 const CUT: Duration = Duration::from_secs(1);
+/// For so long logins that are under way may go on when no more begin.
+const ENTERING: Duration = Duration::from_secs(1);
+/// So long after the last login may have begun idle clients are not told yet.
+const SAYING: Duration = Duration::from_millis(250);
 /// What is left for idle clients to hear that this was all.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -48,13 +52,18 @@ pub async fn drain(house: &Arc<House>, workers: &Workers, ending: Ending) {
         );
         sleep_until(began + grace.min(timeout)).await;
     }
-    house.draining.store(true, Ordering::Relaxed);
     workers.stop_listening();
+    // Who has come in by the old door is served: another process may listen beside this one, and nobody need notice.
+    let closed = Instant::now();
+    until(deadline.min(closed + ENTERING), || house.entering() == 0).await;
+    house.draining.store(true, Ordering::Relaxed);
     tracing::info!(clients = house.clients(), "draining: no new clients, open transactions finish");
     let is_over = || house.clients() == 0 && !is_busy(house);
     match ending {
         Ending::Graceful | Ending::Prompt => {
-            until(deadline.checked_sub(LAST).unwrap_or(began), || !is_busy(house)).await;
+            // One that has just logged in is about to say what it came for.
+            let said = closed + SAYING;
+            until(deadline.checked_sub(LAST).unwrap_or(began), || !is_busy(house) && Instant::now() >= said).await;
             house.tell_all(|| Mail::Drain);
             until(deadline, is_over).await;
         }

@@ -28,14 +28,12 @@ impl Gates {
     /// Ends a pause: of one database, or the one of all; false where there is none.
     pub fn resume(&self, database: Option<&str>) -> bool {
         let mut closed = self.0.write();
-        match database {
-            Some(name) => closed.paused.remove(name),
-            None => {
-                let paused = std::mem::take(&mut closed.all) | !closed.paused.is_empty();
-                closed.paused.clear();
-                paused
-            }
+        if let Some(name) = database {
+            return closed.paused.remove(name);
         }
+        let was_paused = std::mem::take(&mut closed.all) || !closed.paused.is_empty();
+        closed.paused.clear();
+        was_paused
     }
 
     /// Whether a database is paused, by itself or with all.

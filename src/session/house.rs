@@ -66,6 +66,8 @@ pub struct House {
     upstreams: RwLock<Vec<Arc<Upstream>>>,
     workers: OnceLock<Vec<Mailbox>>,
     clients: AtomicU32,
+    /// Connections that are not logged in yet.
+    entering: AtomicU32,
     by_tenant: Mutex<HashMap<String, Arc<AtomicU32>>>,
     /// How many clients of each tenant keep a server connection.
     pinned: Mutex<HashMap<String, Arc<AtomicU32>>>,
@@ -98,6 +100,7 @@ impl House {
             upstreams: RwLock::new(upstreams),
             workers: OnceLock::new(),
             clients: AtomicU32::new(0),
+            entering: AtomicU32::new(0),
             by_tenant: Mutex::default(),
             pinned: Mutex::default(),
             usage: Mutex::default(),
@@ -274,6 +277,17 @@ impl House {
         Ok(Admitted { house: Arc::clone(self), count })
     }
 
+    /// A connection has come; it counts as one that is not logged in yet until what is answered here is dropped.
+    pub fn enter(self: &Arc<Self>) -> Entering {
+        self.entering.fetch_add(1, Ordering::Relaxed);
+        Entering(Arc::clone(self))
+    }
+
+    /// How many connections are not logged in yet.
+    pub fn entering(&self) -> u32 {
+        self.entering.load(Ordering::Relaxed)
+    }
+
     /// How many clients are logged in.
     pub fn clients(&self) -> u32 {
         self.clients.load(Ordering::Relaxed)
@@ -285,6 +299,16 @@ impl House {
 pub struct Admitted {
     house: Arc<House>,
     count: Arc<AtomicU32>,
+}
+
+/// A connection that is not logged in yet.
+#[derive(Debug)]
+pub struct Entering(Arc<House>);
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.0.entering.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Admitted {

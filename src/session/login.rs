@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::census::Protection;
 use super::exchange::{self, Proven};
 use super::greeting::Hello;
 use super::house::{Admitted, keep};
-use super::census::Protection;
 use super::secrets::{secret_of, server_secret_of};
 use super::visit::{self, Role};
 use super::watch::{Tenant, Watch};

@@ -67,6 +67,7 @@ pub fn serve(io: Io, peer: Peer, worker: Rc<Worker>) -> impl Future<Output = ()>
 /// The cold beginning, within the time that a login may take.
 async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
     let worker = &worker;
+    let _entering = worker.house.enter();
     let began = now();
     let limit = worker.house.config.load().clients.login_timeout.unwrap_or(NO_LIMIT);
     let until = began + limit;

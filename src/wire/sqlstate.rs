@@ -1,5 +1,7 @@
 //! The SQLSTATEs that the proxy says or understands, by PostgreSQL's own names for them (manual: appendix "PostgreSQL Error Codes").
 
+/// All is well; of notices.
+pub const SUCCESSFUL_COMPLETION: &str = "00000";
 /// The connection is gone.
 pub const CONNECTION_FAILURE: &str = "08006";
 /// The peer broke the protocol.

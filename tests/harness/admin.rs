@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use super::{PATIENCE, Postgres, eventually, in_time};
+use super::{PATIENCE, Postgres, eventually, free_port, in_time};
 
 /// One row by its columns' names; NULL is absent.
 pub type Row = BTreeMap<String, String>;
@@ -19,7 +20,7 @@ impl Admin {
     /// Logs in on this port of 127.0.0.1, with the password `secret`.
     pub async fn login(port: u16, user: &str, database: &str) -> Result<Self, tokio_postgres::Error> {
         let url = format!("postgres://{user}:secret@127.0.0.1:{port}/{database}");
-        let (client, connection) = in_time("a login", tokio_postgres::connect(&url, NoTls)).await?;
+        let (client, connection) = in_time("a login", Box::pin(tokio_postgres::connect(&url, NoTls))).await?;
         tokio::spawn(connection);
         Ok(Self(client))
     }
@@ -74,7 +75,7 @@ impl Admin {
 pub struct PgBouncer {
     process: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl PgBouncer {
@@ -82,7 +83,7 @@ impl PgBouncer {
     pub async fn start(postgres: &Postgres) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let users = folder.path().join("users.txt");
         fs::write(&users, "\"app\" \"secret\"\n").unwrap();
         let settings = folder.path().join("pgbouncer.ini");
@@ -97,10 +98,16 @@ impl PgBouncer {
         if rustix::process::geteuid().is_root() {
             command.args(["-u", "nobody"]);
         }
-        let process = command.arg(&settings).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pgbouncer, which tests/setup installs");
-        let started = Self { process, port, _folder: folder };
+        let process =
+            command.arg(&settings).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pgbouncer, which tests/setup installs");
+        let started = Self { process, port, folder };
         eventually("PgBouncer listens", PATIENCE, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
         started
+    }
+
+    /// Its configuration.
+    pub fn settings(&self) -> PathBuf {
+        self.folder.path().join("pgbouncer.ini")
     }
 
     /// Its port.

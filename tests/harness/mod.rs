@@ -43,6 +43,7 @@ pub use certs::{Ca, Pem};
 pub use endpoint::Endpoint;
 pub use faulty::{Faulty, Way};
 pub use golden::{Elsewhere, Golden, Neighbour, ping};
+pub use http::get as http_get;
 pub use light::Light;
 pub use postgres::{Postgres, PostgresOptions, Stop};
 pub use proxy::{Proxy, ProxyOptions};
@@ -67,4 +68,9 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, within: Duration, 
 pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     let Ok(value) = tokio::time::timeout(PATIENCE, future).await else { panic!("not within {PATIENCE:?}: {what}") };
     value
+}
+
+/// A TCP port of 127.0.0.1 that nobody listens on just now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -78,6 +78,12 @@ impl Proxy {
         ))
     }
 
+    /// A proxy with this configuration and no other, but that its log is for the harness to read.
+    pub fn with_config_text(text: &str) -> ProxyOptions {
+        let folder = Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        ProxyOptions { config: Table::new(), environment: Vec::new(), folder }.raw_toml(text).set("log.format", "json")
+    }
+
     /// The first TCP address that clients connect to.
     pub fn address(&self) -> SocketAddr {
         *self.postgres.first().expect("a TCP listener for clients")

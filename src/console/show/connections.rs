@@ -168,13 +168,17 @@ pub(super) fn mode(mode: PoolMode) -> &'static str {
 }
 
 pub(super) fn clients(view: &View) -> Vec<Row> {
-    let row = |client: &ClientEntry| [client_row(view, client, client_state(client)), vec![client.tenant.as_str().into(), client.pinned.into()]].concat();
+    let row = |client: &ClientEntry| {
+        [client_row(view, client, client_state(client)), vec![client.tenant.as_str().into(), client.pinned.into()]].concat()
+    };
     view.clients.iter().map(row).collect()
 }
 
 pub(super) fn servers(view: &View) -> Vec<Row> {
     let holders = holders(view);
-    let row = |server: &ServerEntry| [server_row(view, server, server_state(server), &holders), vec![server.pool.upstream.name.as_str().into()]].concat();
+    let row = |server: &ServerEntry| {
+        [server_row(view, server, server_state(server), &holders), vec![server.pool.upstream.name.as_str().into()]].concat()
+    };
     view.servers.iter().map(row).collect()
 }
 

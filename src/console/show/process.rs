@@ -2,7 +2,7 @@
 
 use super::{Column, Row, View, big, int, text};
 use crate::console::table::Value;
-use crate::metrics::{ClientState, Lifecycle};
+use crate::metrics::Lifecycle;
 
 pub(super) const LISTS: [Column; 2] = [text("list"), int("items")];
 pub(super) const MEM: [Column; 5] = [text("name"), big("size"), big("used"), big("free"), big("memtotal")];
@@ -15,7 +15,6 @@ pub(super) fn lists(view: &View) -> Vec<Row> {
     let (clients, most) = (view.house.clients(), config.clients.max_clients);
     let budget: usize = upstreams.iter().map(|upstream| upstream.ledger.lock().budget() as usize).sum();
     let pools: usize = upstreams.iter().map(|upstream| upstream.pools().len()).sum();
-    let logging_in: i64 = view.snapshot.tenants.iter().map(|tenant| tenant.numbers.clients[ClientState::Login]).sum();
     let row = |name: &str, items: Value| vec![name.into(), items];
     vec![
         row("databases", config.databases.len().into()),
@@ -25,7 +24,7 @@ pub(super) fn lists(view: &View) -> Vec<Row> {
         row("peer_pools", 0_u32.into()),
         row("free_clients", most.saturating_sub(clients).into()),
         row("used_clients", clients.into()),
-        row("login_clients", logging_in.into()),
+        row("login_clients", view.house.entering().into()),
         row("free_servers", budget.saturating_sub(view.servers.len()).into()),
         row("used_servers", view.servers.len().into()),
         // Names are looked up anew for each connection: nothing of them is kept.

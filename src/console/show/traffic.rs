@@ -80,7 +80,8 @@ fn of_databases(view: &View) -> impl Iterator<Item = (&str, &TenantNumbers)> {
 
 fn total(numbers: &TenantNumbers) -> Row {
     let sum = Sum::of(numbers);
-    let counted = [sum.leases, sum.transactions, sum.queries, sum.bytes_in, sum.bytes_out, sum.lease_micros, sum.query_micros, sum.wait_micros];
+    let counted =
+        [sum.leases, sum.transactions, sum.queries, sum.bytes_in, sum.bytes_out, sum.lease_micros, sum.query_micros, sum.wait_micros];
     counted.into_iter().map(Value::from).chain(uncounted()).collect()
 }
 
@@ -89,7 +90,9 @@ fn uncounted() -> [Value; 3] {
 }
 
 fn average(view: &View, name: &str) -> Row {
-    let of = |all: &[DatabaseSnapshot]| all.iter().find(|database| database.name == name).map_or_else(Sum::default, |found| Sum::of(&found.numbers));
+    let of = |all: &[DatabaseSnapshot]| {
+        all.iter().find(|database| database.name == name).map_or_else(Sum::default, |found| Sum::of(&found.numbers))
+    };
     let sum = of(&view.period.newer).since(&of(&view.period.older));
     let per_second = |count: u64| rate(count, view.period.length);
     let each = |micros: u64, count: u64| micros.checked_div(count).unwrap_or(0);

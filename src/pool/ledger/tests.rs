@@ -24,6 +24,7 @@ struct World {
     next_slot: u32,
     budget: u32,
     limits: Vec<Limits>,
+    paused: HashSet<PoolId>,
 }
 
 impl World {
@@ -42,11 +43,13 @@ impl World {
             next_slot: 0,
             budget,
             limits: limits.to_vec(),
+            paused: HashSet::new(),
         }
     }
 
     fn granted(&mut self, server: ServerId, to: Waiter) {
-        let (_, tenant, _) = self.waiting.remove(&to).expect("a waiter is served once, and only while it waits");
+        let (pool, tenant, _) = self.waiting.remove(&to).expect("a waiter is served once, and only while it waits");
+        assert!(!self.paused.contains(&pool), "a pool that is paused serves nobody");
         assert_eq!(self.holding.insert(server, tenant), None, "a connection has one holder");
     }
 
@@ -84,6 +87,10 @@ impl World {
         assert_eq!(self.ledger.waiting() as usize, self.waiting.len());
         let idle = self.ledger.states().filter(|(_, _, state)| *state == State::Idle).count();
         assert_eq!(self.ledger.idle as usize, idle);
+        assert!(
+            !self.ledger.states().any(|(_, of, state)| self.paused.contains(&of) && state == State::Idle),
+            "idle in a pool that is paused"
+        );
         for (pool, tenant, _) in self.waiting.values() {
             let idle = self.ledger.states().any(|(_, of, state)| of == *pool && state == State::Idle);
             assert!(!(idle && self.ledger.accounts().may_hold(*tenant)), "one waits beside an idle connection that it may have");
@@ -94,6 +101,7 @@ impl World {
         self.next_slot += 1;
         let from = Waiter { worker, slot: self.next_slot };
         match self.ledger.request(self.now, pool, Claim { tenant, level: 0, within: None }, from, &mut self.steps)? {
+            Answer::Take(_) if self.paused.contains(&pool) => panic!("a pool that is paused serves nobody"),
             Answer::Take(server) => assert_eq!(self.holding.insert(server, tenant), None, "a connection has one holder"),
             Answer::Wait(ticket) => assert!(self.waiting.insert(from, (pool, tenant, ticket)).is_none()),
         }
@@ -130,6 +138,25 @@ impl World {
         self.ledger.retire(self.now, &mut self.steps);
         self.carry_out();
         let idle = self.ledger.states().any(|(_, _, state)| state == State::Idle);
+        assert!(!idle, "one of an earlier time is still to be had");
+    }
+
+    fn pause(&mut self, pool: PoolId) {
+        self.paused.insert(pool);
+        self.ledger.pause(pool, self.now, &mut self.steps);
+        self.carry_out();
+    }
+
+    fn resume(&mut self, pool: PoolId) {
+        self.paused.remove(&pool);
+        self.ledger.resume(pool, self.now, &mut self.steps);
+        self.carry_out();
+    }
+
+    fn retire_pool(&mut self, pool: PoolId) {
+        self.ledger.retire_pool(pool, self.now, &mut self.steps);
+        self.carry_out();
+        let idle = self.ledger.states().any(|(_, of, state)| of == pool && state == State::Idle);
         assert!(!idle, "one of an earlier time is still to be had");
     }
 
@@ -264,6 +291,29 @@ fn a_pool_with_nothing_gets_the_next_connection_that_is_freed() {
 }
 
 #[test]
+fn a_pool_that_is_paused_serves_nobody_and_holds_up_no_other() {
+    let mut world = World::new(2, &[limits(0, 0)]);
+    let (one, two) = (world.ledger.add_pool(KEEP), world.ledger.add_pool(Keep { min_idle: 1, ..KEEP }));
+    world.request(one, A, 0).unwrap();
+    world.settle();
+    world.pause(one);
+    for _ in 0..60 {
+        world.request(one, A, 0).expect("who waits for a pause stands in nobody's way, however many they are");
+    }
+    assert!(!world.ledger.is_empty(one));
+    let server = *world.holding.keys().next().unwrap();
+    world.give_back(server);
+    world.settle();
+    assert!(world.ledger.is_empty(one) && world.holding.is_empty());
+    world.request(two, A, 0).unwrap();
+    world.settle();
+    assert_eq!((world.holding.len(), world.waiting.len()), (1, 60), "the other pool's client is served");
+    world.resume(one);
+    world.settle();
+    assert_eq!((world.holding.len(), world.waiting.len()), (2, 59));
+}
+
+#[test]
 fn reservations_are_kept_free() {
     let mut world = World::new(4, &[limits(0, 0), limits(0, 2)]);
     let pool = world.ledger.add_pool(KEEP);
@@ -324,7 +374,7 @@ proptest! {
     fn the_invariants_hold_under_any_history(
         budget in 1u32..6,
         tenants in prop::collection::vec((0u32..4, 0u32..2), 1..4),
-        history in prop::collection::vec((0u8..12, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
+        history in prop::collection::vec((0u8..15, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
     ) {
         let all: Vec<Limits> = tenants.iter().map(|(most, reserved)| limits(*most, *reserved)).collect();
         let mut world = World::new(budget, &all);
@@ -372,6 +422,9 @@ proptest! {
                     let connections = 1 + u32::try_from(x.index(budget as usize)).unwrap();
                     world.force(connections, 1 + u32::try_from(y.index(connections as usize)).unwrap());
                 }
+                12 if x.index(3) == 0 => world.pause(pools[y.index(3)]),
+                13 => world.resume(pools[y.index(3)]),
+                14 if x.index(3) == 0 => world.retire_pool(pools[y.index(3)]),
                 _ => {
                     world.ledger.sweep(world.now, &mut world.steps);
                     world.carry_out();
@@ -380,6 +433,9 @@ proptest! {
         }
         // Whoever still waits is served once those who hold give back, however few leases there are: nobody is lost.
         let reserved: u32 = all.iter().map(|limits| limits.reserved).sum();
+        for pool in pools {
+            world.resume(pool);
+        }
         world.force(budget, budget.min(reserved + 1));
         for _ in 0..2000 {
             // Beyond the longest pause after failures.
