@@ -7,6 +7,7 @@ mod durations;
 mod export;
 mod fold;
 mod labels;
+mod live;
 mod numbers;
 mod pressure;
 mod process;

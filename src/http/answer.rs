@@ -1,9 +1,15 @@
 //! What each path answers.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use hyper::{Method, Response, StatusCode};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Method, Response, StatusCode, Uri};
+use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
 
 use super::Operations;
 
@@ -12,30 +18,62 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// An endpoint: where it is, and what it is for.
-struct Endpoint {
-    path: &'static str,
-    about: &'static str,
-    answer: fn(&dyn Operations) -> Answer,
+/// The page for people: one file, without anything from elsewhere.
+const PAGE: &str = include_str!("page.html");
+/// What the page may do: ask this server for numbers, and nothing else.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// For so long the page's numbers are the same for everybody who asks.
+const LIVE: Duration = Duration::from_secs(1);
+
+/// What answers are made from.
+pub(super) struct Desk {
+    operations: Rc<dyn Operations>,
+    /// The numbers for the page, and when they were taken.
+    live: RefCell<Option<(Instant, Bytes)>>,
 }
 
-/// Every endpoint; `/` lists them.
-const ENDPOINTS: [Endpoint; 6] = [
-    Endpoint { path: "/", about: "this list", answer: |_| index() },
-    Endpoint { path: "/metrics", about: "all numbers, for Prometheus", answer: metrics },
-    Endpoint { path: "/status", about: "the same numbers and every pool, as JSON", answer: status },
-    Endpoint {
-        path: "/pressure",
-        about: "how hard each upstream is pressed, in all and by tenant, for whoever drives the callers, as JSON",
-        answer: pressure,
-    },
-    Endpoint { path: "/healthz", about: "200 while the process works", answer: |_| answer(StatusCode::OK, TEXT, "ok\n") },
-    Endpoint { path: "/readyz", about: "200 while clients should be sent here, else 503 with the reason", answer: readyz },
+impl Desk {
+    pub(super) fn new(operations: Rc<dyn Operations>) -> Self {
+        Self { operations, live: RefCell::default() }
+    }
+
+    /// Numbers for the page; of all tenants, however many pages are open, they are taken once a second.
+    fn live(&self, tenant: Option<&str>) -> Option<Bytes> {
+        if tenant.is_some() {
+            return self.operations.snapshot().live_json(tenant).map(Bytes::from);
+        }
+        if let Some((at, live)) = &*self.live.borrow()
+            && at.elapsed() < LIVE
+        {
+            return Some(live.clone());
+        }
+        let live = Bytes::from(self.operations.snapshot().live_json(None)?);
+        *self.live.borrow_mut() = Some((Instant::now(), live.clone()));
+        Some(live)
+    }
+}
+
+/// An endpoint: where it is, and what it answers to whom asks with this behind the question mark.
+struct Endpoint {
+    path: &'static str,
+    answer: fn(&Desk, Option<&str>) -> Answer,
+}
+
+/// Every endpoint.
+const ENDPOINTS: [Endpoint; 7] = [
+    Endpoint { path: "/", answer: |_, _| page() },
+    Endpoint { path: "/live", answer: live },
+    Endpoint { path: "/metrics", answer: |desk, _| metrics(&*desk.operations) },
+    Endpoint { path: "/status", answer: |desk, _| status(&*desk.operations) },
+    Endpoint { path: "/pressure", answer: |desk, _| pressure(&*desk.operations) },
+    Endpoint { path: "/healthz", answer: |_, _| answer(StatusCode::OK, TEXT, "ok\n") },
+    Endpoint { path: "/readyz", answer: |desk, _| readyz(&*desk.operations) },
 ];
 
 /// The answer to a request. hyper leaves the body out where the method is HEAD.
-pub(super) fn answer_to(method: &Method, path: &str, operations: &dyn Operations) -> Answer {
-    let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) else {
+pub(super) fn answer_to(method: &Method, uri: &Uri, desk: &Desk) -> Answer {
+    let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == uri.path()) else {
         return answer(StatusCode::NOT_FOUND, TEXT, "not found\n");
     };
     if method != Method::GET && method != Method::HEAD {
@@ -43,7 +81,22 @@ pub(super) fn answer_to(method: &Method, path: &str, operations: &dyn Operations
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
-    (endpoint.answer)(operations)
+    (endpoint.answer)(desk, uri.query())
+}
+
+fn live(desk: &Desk, query: Option<&str>) -> Answer {
+    let named = query.and_then(|query| query.split('&').find_map(|part| part.strip_prefix("tenant=")));
+    let named = named.map(|name| percent_decode_str(name).decode_utf8_lossy());
+    match desk.live(named.as_deref()) {
+        Some(live) => answer(StatusCode::OK, "application/json", live),
+        None => answer(StatusCode::NOT_FOUND, TEXT, "there is no such tenant\n"),
+    }
+}
+
+fn page() -> Answer {
+    let mut page = answer(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+    page.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    page
 }
 
 fn metrics(operations: &dyn Operations) -> Answer {
@@ -63,18 +116,6 @@ fn readyz(operations: &dyn Operations) -> Answer {
         Ok(()) => answer(StatusCode::OK, TEXT, "ready\n"),
         Err(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
     }
-}
-
-fn index() -> Answer {
-    let row = |Endpoint { path, about, .. }: &Endpoint| format!("<dt><a href=\"{path}\">{path}</a></dt><dd>{about}</dd>\n");
-    let rows: String = ENDPOINTS.iter().map(row).collect();
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>pgweir</title>\n<style>\n:root {{ color-scheme: light dark }}\nbody {{ font: 1rem/1.5 system-ui, sans-serif; margin: 3rem auto; max-width: 36rem; padding: 0 1rem }}\n\
-         dt {{ font-family: ui-monospace, monospace }}\ndd {{ margin: 0 0 .75rem }}\n</style>\n<h1>pgweir {}</h1>\n<dl>\n{rows}</dl>\n</html>\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    answer(StatusCode::OK, "text/html; charset=utf-8", page)
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::Operations;
-use super::answer::answer_to;
+use super::answer::{Desk, answer_to};
 use super::callers::{Call, Callers};
 use crate::net::{Io, Listener};
 
@@ -38,21 +38,22 @@ pub async fn serve(listener: Listener, operations: Rc<dyn Operations>) {
 
 pub(super) async fn serve_with(listener: Listener, operations: Rc<dyn Operations>, patience: Duration) {
     let callers = Callers::new(MAX_CONNECTIONS);
+    let desk = Rc::new(Desk::new(operations));
     loop {
         match listener.accept().await {
             Ok((io, _)) => {
-                let operations = Rc::clone(&operations);
-                callers.admit(|call| connection(io, call, operations, patience));
+                let desk = Rc::clone(&desk);
+                callers.admit(|call| connection(io, call, desk, patience));
             }
             Err(error) => tracing::warn!(%error, "cannot accept an HTTP connection"),
         }
     }
 }
 
-async fn connection(io: Io, call: Call, operations: Rc<dyn Operations>, patience: Duration) {
+async fn connection(io: Io, call: Call, desk: Rc<Desk>, patience: Duration) {
     let service = service_fn(|request: Request<Incoming>| {
         call.touch();
-        let answer = answer_to(request.method(), request.uri().path(), &*operations);
+        let answer = answer_to(request.method(), request.uri(), &desk);
         std::future::ready(Ok::<_, Infallible>(answer))
     });
     // hyper's own limit on the head would also run between two requests, where more patience is due; `too_long` covers both.

@@ -115,6 +115,11 @@ impl Proxy {
         format!("postgres://{user}:{password}@{}/app", self.address())
     }
 
+    /// The address of the operations listener.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http.expect("an HTTP listener")
+    }
+
     /// GETs a page of the operations listener.
     pub async fn http_get(&self, path: &str) -> Answer {
         let address = self.http.expect("an HTTP listener");

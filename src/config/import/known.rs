@@ -24,6 +24,12 @@ const PEERS: &str = "a request to cancel must reach the process whose client it 
 
 /// Every setting, those with the same fate together.
 const SETTINGS: &[(&[&str], Fate)] = &[
+    (
+        &["max_user_connections", "max_user_client_connections", "max_db_client_connections"],
+        NoCounterpart(
+            "a limit for each user or database at once: give those that need one a tenant, with max_server_connections and max_clients",
+        ),
+    ),
     (&["listen_addr", "listen_port", "unix_socket_dir"], Taken("listen.postgres")),
     (&["unix_socket_mode", "unix_socket_group"], NoCounterpart("sockets get the mode that the umask leaves; restrict the folder")),
     (&["auth_type"], Taken("auth.method")),

@@ -81,9 +81,33 @@ fn the_root_lists_the_endpoints() {
     beside(&Proxy::new(), EVER, |address| async move {
         let (head, body) = ask(address, "GET", "/").await;
         assert!(head.contains("content-type: text/html"), "{head}");
-        for path in ["/metrics", "/status", "/pressure", "/healthz", "/readyz"] {
+        for path in ["metrics", "status", "pressure", "healthz", "readyz"] {
             assert!(body.contains(&format!("<a href=\"{path}\">")), "{path}");
         }
+        assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
+        let elsewhere = ["http://", "https://", "//", "@import", "url("]
+            .map(|word| body.replace("http://www.w3.org/2000/svg", "").matches(word).count());
+        let comments = body.lines().filter(|line| line.trim_start().starts_with("//")).count();
+        assert_eq!(elsewhere, [0, 0, comments, 0, 0], "nothing comes from elsewhere");
+    });
+}
+
+#[test]
+fn the_pages_numbers_are_of_all_or_of_one_tenant() {
+    let proxy = Proxy::new();
+    proxy.metrics.tenant(0, "acme", "app").unwrap().transactions.add(42);
+    proxy.metrics.set_tenants(&["über & co".to_owned()]);
+    beside(&proxy, EVER, |address| async move {
+        let read = async |path: &str| serde_json::from_str::<serde_json::Value>(&ask(address, "GET", path).await.1).unwrap();
+        let all = read("/live").await;
+        assert_eq!(
+            (&all["all"]["transactions"], &all["tenant_count"], &all["tenants"][0]["name"]),
+            (&42.into(), &2.into(), &"acme".into())
+        );
+        assert_eq!(read("/live?tenant=acme").await["all"]["transactions"], 42);
+        assert_eq!(read("/live?x=1&tenant=%C3%BCber%20%26%20co").await["all"]["transactions"], 0);
+        let (head, _) = ask(address, "GET", "/live?tenant=nobody").await;
+        assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     });
 }
 
