@@ -58,6 +58,18 @@ fn usual(listen: Option<&str>) -> String {
 }
 
 fn ask(url: &str, timeout: Duration) -> anyhow::Result<()> {
+    judge(&fetch(url, timeout, ANSWER_LIMIT)?).map(|_| ())
+}
+
+/// The body of a page of the operations port, of so many bytes with its head at most.
+///
+/// # Errors
+/// As for a check: no connection, no answer in time, or a status other than 2xx.
+pub(super) fn page(url: &str, timeout: Duration, limit: u64) -> anyhow::Result<String> {
+    judge(&fetch(url, timeout, limit)?).map(str::to_owned)
+}
+
+fn fetch(url: &str, timeout: Duration, limit: u64) -> anyhow::Result<String> {
     let deadline = now() + timeout;
     let left = || deadline.saturating_duration_since(now()).max(Duration::from_millis(1));
     let (host, path) = parts(url)?;
@@ -67,16 +79,16 @@ fn ask(url: &str, timeout: Duration) -> anyhow::Result<()> {
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
 
     let mut answer = Vec::new();
-    let mut chunk = [0; 512];
+    let mut chunk = [0; 4096];
     // A whole-answer deadline: a server that drips a byte a second passes every read timeout for ever.
-    while (answer.len() as u64) < ANSWER_LIMIT && left() > Duration::from_millis(1) {
+    while (answer.len() as u64) < limit && left() > Duration::from_millis(1) {
         stream.set_read_timeout(Some(left()))?;
         match stream.read(&mut chunk)? {
             0 => break,
             read => answer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
         }
     }
-    judge(&String::from_utf8_lossy(&answer))
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// `http://host:port/path` as `host:port` and `/path`.
@@ -89,11 +101,12 @@ fn parts(url: &str) -> anyhow::Result<(&str, &str)> {
     Ok((host, path))
 }
 
-fn judge(answer: &str) -> anyhow::Result<()> {
+/// The body of an answer that is good.
+fn judge(answer: &str) -> anyhow::Result<&str> {
     let (head, body) = answer.split_once("\r\n\r\n").context("no whole answer")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
     if head.starts_with("HTTP/1.") && status.len() == 3 && status.starts_with('2') {
-        return Ok(());
+        return Ok(body);
     }
     bail!("{}: {}", head.lines().next().unwrap_or_default(), body.trim());
 }

@@ -4,6 +4,7 @@ mod callers;
 pub mod check;
 pub mod compat;
 pub mod demo;
+pub mod doctor;
 pub mod healthcheck;
 pub mod import;
 mod interrupt;
@@ -56,6 +57,8 @@ enum Command {
         #[command(subcommand)]
         from: import::From,
     },
+    /// Tell what is wrong or risky in a set-up, and the remedy: of the configuration, its servers, this machine, and the proxy if it runs
+    Doctor(doctor::Doctor),
     /// Show on this machine what pgweir is for
     Demo(demo::DemoArgs),
     /// Tell how many server connections an expected load needs, and how long it would wait for them
@@ -102,6 +105,7 @@ impl Arguments {
                 reference::print(page, &mut std::io::stdout())?;
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Doctor(doctor) => Ok(ExitCode::from(doctor.run(&mut std::io::stdout())?)),
             Command::Import { from } => {
                 import::run(&from, &mut std::io::stdout(), &mut std::io::stderr())?;
                 Ok(ExitCode::SUCCESS)

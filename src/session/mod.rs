@@ -45,7 +45,7 @@ pub use inspect::{HELD, Inspector, Verdict};
 pub use keys::CancelKeys;
 pub use phase::Phase;
 pub use pins::{PIN_LABELS, Pin};
-pub use secrets::Secrets;
+pub use secrets::{Secrets, server_secret_of};
 pub use visit::{NAMES as CONSOLE_NAMES, Role, Visit};
 pub use worker::{Mail, Mailbox, Worker};
 

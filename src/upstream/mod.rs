@@ -19,4 +19,4 @@ pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements};
 pub use role::Role;
 pub use server::{Server, Sign, State, Travelling, note_reported};
 pub use settings::{Settings, SharedSettings};
-pub use target::{CANCEL_LIMIT, Login, PassThrough, ServerSecret, Target};
+pub use target::{CANCEL_LIMIT, Login, PassThrough, Place, ServerSecret, Target};
