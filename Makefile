@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PGWEIR := target/quick/pgweir
-SCRIPTS := .ci/run tests/setup tests/versions tests/reference deploy/docker/prove
+SCRIPTS := .ci/run tests/setup tests/versions tests/reference deploy/check deploy/docker/prove
 
 .PHONY: help
 help: ## Say what can be made
@@ -66,6 +66,11 @@ lint: check-scripts ## Formatting, clippy and shellcheck, warnings being errors
 check-scripts: ## Look through the shell scripts
 	@tests/setup lint
 	shellcheck $(SCRIPTS)
+
+.PHONY: check-deploy
+check-deploy: ## Look through the examples of deploying: CloudFormation, Kubernetes, Prometheus, systemd
+	@tests/setup deploy
+	deploy/check
 
 .PHONY: docs
 docs: ## The API's documentation, warnings being errors

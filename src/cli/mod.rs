@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Loaded, Mistake, Variables};
+use crate::config::{Config, Loaded, Mistake, PREFIX, Variables};
 use crate::daemon;
 
 /// A PostgreSQL proxy that lets a surge of short-lived clients share few server connections.
@@ -130,7 +130,9 @@ impl Serve {
     }
 
     fn run(self) -> anyhow::Result<ExitCode> {
-        if self.config.is_none() && self.upstream.is_none() {
+        // A setting's variable has a path in it; what has none may be anybody's.
+        let is_in_the_environment = check::process_variables().keys().any(|name| name.starts_with(PREFIX) && name.contains("__"));
+        if self.config.is_none() && self.upstream.is_none() && !is_in_the_environment {
             bail!(
                 "nothing to serve: name a configuration with --config FILE (or PGWEIR_CONFIG), or one server with \
                  PGWEIR_UPSTREAM=postgres://user:secret@host:5432/db"
