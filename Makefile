@@ -43,6 +43,12 @@ bench: ## Direct, PgBouncer and pgweir side by side: a table and a chart
 	cargo build --locked --release --bin pgweir
 	benches/compare
 
+.PHONY: guard
+guard: ## User-space instructions of a transaction and a login, held against the figures of benches/guard.json
+	@tests/setup guard
+	cargo build --locked --profile quick --bin pgweir
+	benches/guard
+
 .PHONY: build
 build: ## The release binary, target/release/pgweir
 	@tests/setup build

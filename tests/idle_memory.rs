@@ -5,11 +5,9 @@
 mod harness;
 
 use std::alloc::System;
-use std::net::{SocketAddr, TcpListener};
 
-use harness::{Light, PATIENCE, Postgres, eventually};
+use harness::{Light, Postgres, start_inside};
 use pgweir::auth::KeyCache;
-use pgweir::config;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -21,34 +19,11 @@ fn heap() -> usize {
     stats.bytes_allocated - stats.bytes_deallocated
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn an_idle_plaintext_client_costs_little_more_than_a_kibibyte_of_heap() {
     const CLIENTS: usize = 5_000;
     let pg = Postgres::start().await;
-    let (address, port) = (free_address(), pg.port());
-    let text = format!(
-        r#"
-        [listen]
-        postgres = ["{address}"]
-        http = "off"
-        [upstreams.main]
-        host = "127.0.0.1"
-        port = {port}
-        [databases.app]
-        upstream = "main"
-        [users.app]
-        password = "secret"
-        "#
-    );
-    let loaded = config::parse_str(&text).unwrap_or_else(|mistakes| panic!("{}", mistakes[0]));
-    // It ends with the process: nextest runs each test in its own.
-    std::thread::spawn(move || pgweir::daemon::run(loaded.config, Box::new(|_| Err(Vec::new())), Box::new(|_| {})));
-    eventually("the proxy listens", PATIENCE, || async { std::net::TcpStream::connect(address).is_ok() }).await;
-
+    let address = start_inside(&pg).await;
     let mut keys = KeyCache::new(4);
     // The tables that grow with the number of clients have doubled by then to what 8,192 need.
     let mut clients = Vec::with_capacity(2 * CLIENTS);

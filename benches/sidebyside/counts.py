@@ -72,10 +72,16 @@ def instructions(start: Callable[[list[str]], Pooler], protocol: str, clients: i
 
 def counted(start: Callable[[list[str]], Pooler], protocol: str, clients: int, each: int) -> int:
     """Instructions of the whole life of a proxy that serves such a load."""
-    proxy = start([*CACHEGRIND, "--cachegrind-out-file=/dev/null"])
+    under = [*CACHEGRIND, "--cachegrind-out-file=/dev/null"]
+    return counted_while(lambda: start(under), lambda proxy: fixed_load(proxy, protocol, clients, each))
+
+
+def counted_while(start: Callable[[], Pooler], load: Callable[[Pooler], None]) -> int:
+    """Instructions of the whole life of a proxy, started under valgrind, that serves whatever load."""
+    proxy = start()
     child = proxy.child
     try:
-        fixed_load(proxy, protocol, clients, each)
+        load(proxy)
         child.interrupt()
     finally:
         proxy.close()

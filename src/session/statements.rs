@@ -10,7 +10,7 @@ use bytes::BytesMut;
 
 use super::names::{Names, key};
 use crate::fault::Fault;
-use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
+use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements, Written};
 use crate::wire::message::Fields;
 use crate::wire::sql;
 use crate::wire::{Status, message, say, sqlstate};
@@ -336,9 +336,7 @@ impl Clerk<'_> {
         }
         let statement = Arc::new(Statement::unknown());
         let server_name = self.make_room_for(&statement);
-        let mut written = Vec::new();
-        server_name.write(&mut written);
-        self.rename(piece, 5, name, &written);
+        self.rename(piece, 5, name, &server_name.written());
         let mut note = Note::new(Show::Pass, Server::Lacks(statement.id(), server_name));
         self.names.set(key(name).into(), Some(statement));
         note.name = Some((key(name).into(), None));
@@ -364,9 +362,8 @@ impl Clerk<'_> {
         if statement.effects().lists_statements() {
             self.close_others();
         }
-        let mut server_name = Vec::new();
-        self.name_here(&statement).write(&mut server_name);
-        self.rename(piece, at, name, &server_name);
+        let server_name = self.name_here(&statement);
+        self.rename(piece, at, name, &server_name.written());
         self.owed.sent(kind);
         Some(if statement.effects().is_empty() && !self.tells_all { Rewritten::AsItIs } else { Rewritten::Runs(statement) })
     }
@@ -417,7 +414,7 @@ impl Clerk<'_> {
         while let Some(doomed) = self.prepared.take_doomed() {
             let at = self.begin(b'C');
             self.out.push(b'S');
-            doomed.write(self.out);
+            self.out.extend_from_slice(&doomed.written());
             self.out.push(0);
             self.end(at);
             self.note(Note::new(Show::Swallow, Server::Keeps(doomed)));
@@ -447,11 +444,10 @@ impl Clerk<'_> {
     }
 
     /// A name that is taken on this server, by a statement that does nothing: that can be prepared even in a transaction that has failed.
-    fn take_name(&mut self) -> Vec<u8> {
+    fn take_name(&mut self) -> Written {
         let name = self.prepared.next_name();
         self.close_doomed();
-        let mut written = Vec::new();
-        name.write(&mut written);
+        let written = name.written();
         self.parse_as(&written, &[0, 0, 0]);
         self.note(Note::new(Show::Swallow, Server::Untouched));
         self.prepared.doom_again(name);
@@ -480,9 +476,7 @@ impl Clerk<'_> {
     }
 
     fn parse_statement(&mut self, name: ServerName, statement: &Statement) {
-        let mut server_name = Vec::new();
-        name.write(&mut server_name);
-        self.parse_as(&server_name, statement.definition());
+        self.parse_as(&name.written(), statement.definition());
     }
 
     fn parse_as(&mut self, name: &[u8], definition: &[u8]) {

@@ -15,7 +15,7 @@ pub use broken::{Broken, Kind, ServerError};
 pub use functions::{Functions, Known, Turn};
 pub use login::{Card, Choice, Fresh, Reported, cancel, open};
 pub use owed::{Answer, Owed};
-pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements};
+pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements, Written};
 pub use role::Role;
 pub use server::{Server, Sign, State, Travelling, note_reported};
 pub use settings::{Settings, SharedSettings};

@@ -120,17 +120,33 @@ impl Statements {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerName(u64);
 
+/// Twenty digits are enough for any number.
+const LONGEST_NAME: usize = SERVER_NAME.len() + 20;
+
+/// A name as the server knows it, without its zero; on the stack, since it is written for every Bind.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    bytes: [u8; LONGEST_NAME],
+    start: usize,
+}
+
+impl std::ops::Deref for Written {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
 impl ServerName {
-    /// Appends the name without its zero.
-    pub fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(SERVER_NAME);
-        // Twenty digits are enough for any number.
-        let mut digits = [0; 20];
-        let mut at = digits.len();
+    /// The name in bytes.
+    pub fn written(self) -> Written {
+        let mut bytes = [0; LONGEST_NAME];
+        let mut start = bytes.len();
         let mut left = self.0;
         loop {
-            at = at.saturating_sub(1);
-            if let Some(digit) = digits.get_mut(at) {
+            start = start.saturating_sub(1);
+            if let Some(digit) = bytes.get_mut(start) {
                 *digit = b'0'.saturating_add(u8::try_from(left % 10).unwrap_or(0));
             }
             left /= 10;
@@ -138,7 +154,12 @@ impl ServerName {
                 break;
             }
         }
-        out.extend_from_slice(digits.get(at..).unwrap_or_default());
+        let digits = start;
+        start = start.saturating_sub(SERVER_NAME.len());
+        if let Some(front) = bytes.get_mut(start..digits) {
+            front.copy_from_slice(SERVER_NAME);
+        }
+        Written { bytes, start }
     }
 }
 
@@ -249,12 +270,7 @@ impl Prepared {
 
     /// The statement that has this name here, given as the server writes it.
     pub fn named(&self, written: &[u8]) -> Option<u64> {
-        let mut own = Vec::new();
-        self.entries.iter().find_map(|(id, entry)| {
-            own.clear();
-            entry.name.write(&mut own);
-            (own == written).then_some(*id)
-        })
+        self.entries.iter().find_map(|(id, entry)| (*entry.name.written() == *written).then_some(*id))
     }
 
     /// The next name that is to be closed.
@@ -294,9 +310,7 @@ mod tests {
     }
 
     fn name(name: ServerName) -> String {
-        let mut out = Vec::new();
-        name.write(&mut out);
-        String::from_utf8(out).unwrap()
+        String::from_utf8(name.written().to_vec()).unwrap()
     }
 
     #[test]

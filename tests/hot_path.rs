@@ -1,0 +1,112 @@
+//! What a transaction costs that no clock is needed for: allocations, counted by the allocator with the proxy inside this test; system calls, counted by strace.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at whatever surprises it")]
+
+mod harness;
+
+use std::alloc::System;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+use harness::frames::{bind, describe, execute, parse, query, sync};
+use harness::{Light, PATIENCE, Postgres, Proxy, eventually, start_inside};
+use pgweir::auth::KeyCache;
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const TRANSACTIONS: usize = 3_000;
+
+/// The ways to say a transaction, as drivers do.
+fn ways(client: &mut Light) -> Vec<(&'static str, Vec<u8>)> {
+    client.answer_length(&[parse("kept", "SELECT $1::int + 1", &[23]), sync()].concat());
+    vec![
+        ("simple", query("SELECT 1")),
+        ("a block in one text", query("BEGIN; SELECT 1; COMMIT")),
+        ("prepared", [bind("", "kept", &[Some("1")]), execute("", 0), sync()].concat()),
+        ("unnamed", [parse("", "SELECT 1", &[]), bind("", "", &[]), describe(b'P', ""), execute("", 0), sync()].concat()),
+        ("pipelined", [bind("", "kept", &[Some("1")]), execute("", 0), bind("", "kept", &[Some("2")]), execute("", 0), sync()].concat()),
+    ]
+}
+
+#[tokio::test]
+async fn a_steady_transaction_allocates_nothing() {
+    let pg = Postgres::start().await;
+    let address = start_inside(&pg).await;
+    let mut client = Light::login(address, &mut KeyCache::new(4));
+    let mut bad = Vec::new();
+    for (name, request) in ways(&mut client) {
+        let mut answer = vec![0; client.answer_length(&request)];
+        for _ in 0..100 {
+            client.exchange(&request, &mut answer);
+        }
+        let before = ALLOCATOR.stats();
+        for _ in 0..TRANSACTIONS {
+            client.exchange(&request, &mut answer);
+        }
+        let after = ALLOCATOR.stats();
+        let count = after.allocations + after.reallocations - before.allocations - before.reallocations;
+        println!("{name}: {count} allocations in {TRANSACTIONS} transactions");
+        // The control thread looks after the pools some times a second meanwhile; a transaction that allocates would count thousands.
+        if count >= TRANSACTIONS / 5 {
+            bad.push((name, count));
+        }
+    }
+    assert!(bad.is_empty(), "allocations in {TRANSACTIONS} transactions: {bad:?}");
+}
+
+/// How often each system call was made by this process, as strace counts them, while `work` was done.
+async fn counted(pid: u32, work: impl FnOnce()) -> BTreeMap<String, f64> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace")
+        .args(["-f", "-c", "-q", "-o"])
+        .arg(file.path())
+        .args(["-p", &pid.to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace, which tests/setup installs");
+    // Each thread is stopped by whoever traces it, which its status names.
+    let is_traced = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        threads
+            .flatten()
+            .all(|thread| std::fs::read_to_string(thread.path().join("status")).is_ok_and(|status| !status.contains("TracerPid:\t0\n")))
+    };
+    eventually("strace is there", PATIENCE, async || is_traced()).await;
+    work();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(strace.id().cast_signed()).unwrap(), rustix::process::Signal::INT)
+        .unwrap();
+    strace.wait().unwrap();
+    let table = std::fs::read_to_string(file.path()).unwrap();
+    let row = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(((*words.last()?).to_owned(), words.get(3)?.parse().ok()?))
+    };
+    table.lines().filter_map(row).filter(|(name, _)| name != "total").collect()
+}
+
+#[tokio::test]
+async fn a_transaction_makes_the_system_calls_that_it_must_and_no_other() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).start().await;
+    let mut client = Light::login(proxy.address(), &mut KeyCache::new(4));
+    for (name, request) in ways(&mut client) {
+        let mut answer = vec![0; client.answer_length(&request)];
+        let calls = counted(proxy.pid(), || {
+            for _ in 0..TRANSACTIONS {
+                client.exchange(&request, &mut answer);
+            }
+        })
+        .await;
+        let each = |name: &str| calls.get(name).copied().unwrap_or(0.0) / f64::from(u32::try_from(TRANSACTIONS).unwrap());
+        let (sends, receives, waits) = (each("sendto"), each("recvfrom"), each("epoll_wait"));
+        println!("{name}: {sends:.3} sendto, {receives:.3} recvfrom, {waits:.3} epoll_wait; all: {calls:?}");
+        // One to each side, one from each, and a wait before either. Timers, and the control thread's looks, come some times a second; under strace a transaction is slow.
+        assert!((1.9..2.1).contains(&sends) && (1.9..2.1).contains(&receives), "{name}: {calls:?}");
+        assert!(waits < 2.4, "{name}: {calls:?}");
+        for rare in ["epoll_ctl", "futex", "write", "read"] {
+            assert!(each(rare) < 0.25, "{name}: {rare} in {calls:?}");
+        }
+    }
+}
