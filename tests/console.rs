@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use harness::{Admin, PATIENCE, PgBouncer, Postgres, Proxy, ProxyOptions, Wire, eventually, free_port};
+use harness::{Admin, PATIENCE, PgBouncer, Postgres, Proxy, ProxyOptions, Stop, Wire, eventually, free_port};
 use tokio::time::timeout;
 
 fn options(pg: &Postgres) -> ProxyOptions {
@@ -198,6 +198,24 @@ async fn a_pause_waits_for_transactions_and_those_who_come_wait_for_its_end() {
     ops.rows("RESUME").await;
     new.authenticate("app", "secret").await.unwrap();
     assert_eq!(new.value("SELECT 4").await, "4");
+}
+
+#[tokio::test]
+async fn a_server_can_be_restarted_during_a_pause_and_nobody_notices() {
+    let mut pg = Postgres::start().await;
+    let proxy = options(&pg).set("upstreams.main.failover_window", "0").start().await;
+    let ops = ops(&proxy).await;
+    let (mut idle, mut waits) = (client(&proxy).await, client(&proxy).await);
+    idle.query("SELECT 1").await;
+    ops.rows("PAUSE").await;
+    pg.stop(Stop::Fast);
+    waits.send(&harness::frames::query("SELECT 2")).await;
+    waits.expect_silence(Duration::from_millis(300)).await;
+    pg.start_again().await;
+    waits.expect_silence(Duration::from_millis(100)).await;
+    ops.rows("RESUME").await;
+    waits.until_ready().await;
+    assert_eq!((waits.value("SELECT 3").await, idle.value("SELECT 4").await), ("3".into(), "4".into()));
 }
 
 #[tokio::test]
