@@ -4,17 +4,20 @@
 
 mod build;
 mod drain;
+mod notify;
 mod reload;
 mod state;
+mod watch;
 mod worker;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::{Config, Loaded, Mistake, Variables};
@@ -27,7 +30,8 @@ use crate::session::House;
 use build::Built;
 use drain::Ending;
 use reload::Reloader;
-use state::Process;
+use state::{Ordered, Process};
+use watch::Watcher;
 
 /// How often ledgers are swept: idle connections reaped, `min_idle` filled up.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -41,16 +45,24 @@ const PROBE: Duration = Duration::from_secs(1);
 /// Where the configuration came from, to be read again on SIGHUP, with variables in place of those of the environment.
 pub type Reread = Box<dyn Fn(&Variables) -> Result<Loaded, Vec<Mistake>>>;
 
+/// Where the configuration came from.
+pub struct Source {
+    /// Reads it again.
+    pub read: Reread,
+    /// Its file, if it has one.
+    pub file: Option<PathBuf>,
+}
+
 /// Runs the proxy until it is told to stop.
 ///
 /// # Errors
 /// When it cannot start: an address that is taken, a file that cannot be read.
-pub fn run(config: Config, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow::Result<ExitCode> {
+pub fn run(config: Config, source: Source, log: Box<dyn Fn(&str)>) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {
         let built = build::build(config)?;
-        control(built, reread, log).await
+        control(built, source, log).await
     })
 }
 
@@ -62,7 +74,7 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow::Result<ExitCode> {
+async fn control(built: Built, source: Source, log: Box<dyn Fn(&str)>) -> anyhow::Result<ExitCode> {
     let Built { house, jobs, around, http, mut workers } = built;
     let (process, mut orders) = Process::new(Arc::clone(&house));
     tokio::task::spawn_local(pool::serve_jobs(jobs));
@@ -78,20 +90,61 @@ async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow
     let preparing = Arc::clone(&house);
     tokio::task::spawn_blocking(move || preparing.secrets.prepare(&preparing.config.load())).await?;
     build::warm_up(&house);
+    let mut signals = Signals::new()?;
     workers.start()?;
     process.enter(Lifecycle::Ready);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "ready");
 
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let mut reloader = Reloader::new(Arc::clone(&house), around, reread, log);
-    let ending = loop {
+    let watcher = Watcher::new(Arc::clone(&house), source.file);
+    let reloader = Reloader::new(Arc::clone(&house), around, source.read, log);
+    let ending = obey(&mut signals, &mut orders, watcher, reloader).await;
+    process.enter(Lifecycle::Draining);
+    let drained = drain::drain(&house, &workers, ending);
+    tokio::select! {
+        () = drained => tracing::info!("stopped"),
+        () = signals.second() => tracing::warn!("stopped at once, at the second signal"),
+    }
+    workers.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the process is told by signals.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup()).context("SIGHUP")?,
+            terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
+        })
+    }
+
+    /// Waits for a signal to stop, while that is under way already.
+    async fn second(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Does what it is told, until that is to stop.
+async fn obey(signals: &mut Signals, orders: &mut mpsc::UnboundedReceiver<Ordered>, mut watcher: Watcher, mut reloader: Reloader) -> Ending {
+    loop {
         tokio::select! {
             // What is wrong with it has been logged.
-            _ = hangup.recv() => drop(reloader.reload().await),
-            _ = terminate.recv() => break Ending::Graceful,
-            _ = interrupt.recv() => break Ending::Prompt,
+            _ = signals.hangup.recv() => drop(reloader.reload().await),
+            () = watcher.changed() => {
+                tracing::info!("a file has changed");
+                drop(reloader.reload().await);
+            }
+            _ = signals.terminate.recv() => return Ending::Graceful,
+            _ = signals.interrupt.recv() => return Ending::Prompt,
             Some((order, reply)) = orders.recv() => {
                 let (outcome, ending) = match order {
                     Order::Reload => (reloader.reload().await, None),
@@ -104,20 +157,11 @@ async fn control(built: Built, reread: Reread, log: Box<dyn Fn(&str)>) -> anyhow
                 // Who ordered it may have left.
                 let _ = reply.send(outcome);
                 if let Some(ending) = ending {
-                    break ending;
+                    return ending;
                 }
             }
         }
-    };
-    process.enter(Lifecycle::Draining);
-    let drained = drain::drain(&house, &workers, ending);
-    tokio::select! {
-        () = drained => tracing::info!("stopped"),
-        _ = terminate.recv() => tracing::warn!("stopped at once, at the second signal"),
-        _ = interrupt.recv() => tracing::warn!("stopped at once, at the second signal"),
     }
-    workers.stop();
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Sweeps the ledgers, looks how adaptive limits do, and asks upstreams that have no connection whether they are there.

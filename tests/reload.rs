@@ -233,3 +233,41 @@ async fn what_needs_a_restart_is_named_and_does_no_harm() {
     assert_eq!(client.value("SELECT 'served'").await, "served");
     assert_eq!(proxy.http_get("/readyz").await.status, 200, "where it was before");
 }
+
+async fn limit(proxy: &Proxy) -> f64 {
+    proxy.metric("pgweir_upstream_limit{upstream=\"main\"}").await
+}
+
+#[tokio::test]
+async fn a_changed_file_is_read_again_where_that_is_asked_for() {
+    let pg = Postgres::start().await;
+    let mut proxy = Proxy::new(&pg).set("process.watch", "50ms").start().await;
+    let mut client = login(&proxy).await;
+    proxy.rewrite_config(|options| options.max_connections(3));
+    eventually("the new budget is in force", PATIENCE, async || limit(&proxy).await == 3.0).await;
+    proxy.write_config_text("nonsense");
+    proxy.logged("nothing has changed").await;
+    assert_eq!(limit(&proxy).await, 3.0);
+    assert_eq!(client.value("SELECT 1").await, "1");
+    let reads = reloads(&proxy);
+    proxy.rewrite_config(|options| options.set("process.watch", "0").max_connections(4));
+    eventually("this one is still read", PATIENCE, async || reloads(&proxy) > reads).await;
+    proxy.rewrite_config(|options| options.max_connections(5));
+    // Twenty times what it took before, and longer than it is looked whether anybody asks.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert_eq!(limit(&proxy).await, 4.0, "nobody asks any more");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_up_where_that_is_asked_for() {
+    let pg = Postgres::start().await;
+    let ca = Ca::new();
+    let (old, new) = (ca.server(), ca.server());
+    let proxy = Proxy::new(&pg).tls("prefer", &old).set("process.watch", "50ms").start().await;
+    let before = reloads(&proxy);
+    for (kind, text) in [("cert", &new.certificate), ("key", &new.key)] {
+        let config: toml::Table = std::fs::read_to_string(proxy.folder().join("pgweir.toml")).unwrap().parse().unwrap();
+        std::fs::write(config["tls"]["client"][kind].as_str().unwrap(), text).unwrap();
+    }
+    eventually("both are read", PATIENCE, async || reloads(&proxy) > before).await;
+}

@@ -191,3 +191,22 @@ async fn a_new_process_takes_over_the_port_and_nobody_is_turned_away() {
         caller.await.expect("every caller was served every time");
     }
 }
+
+#[tokio::test]
+async fn systemd_hears_when_it_is_ready_and_when_it_stops() {
+    let pg = Postgres::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut said = [0; 256];
+        let length = socket.recv(&mut said).expect("systemd hears something");
+        String::from_utf8(said[..length].to_vec()).unwrap()
+    };
+    let mut proxy = Proxy::new(&pg).env("NOTIFY_SOCKET", path.to_str().unwrap()).start().await;
+    assert_eq!(heard().trim_end(), "READY=1");
+    proxy.signal(Signal::INT);
+    assert_eq!(heard().trim_end(), "STOPPING=1");
+    assert!(proxy.wait_exit().await.success());
+}

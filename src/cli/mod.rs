@@ -152,6 +152,7 @@ impl Serve {
         for warning in warnings {
             tracing::warn!(%warning, "configuration");
         }
-        daemon::run(config, Box::new(move |set| self.load(set)), set_level)
+        let file = self.config.clone();
+        daemon::run(config, daemon::Source { read: Box::new(move |set| self.load(set)), file }, set_level)
     }
 }

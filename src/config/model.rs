@@ -313,6 +313,8 @@ pub struct Process {
     pub shutdown_grace: Duration,
     /// When to leave after SIGTERM.
     pub shutdown_timeout: Duration,
+    /// How often it is looked whether files have changed.
+    pub watch: Option<Duration>,
 }
 
 /// Logs.

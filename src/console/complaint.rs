@@ -35,6 +35,11 @@ impl Complaint {
         Self::new(sqlstate::FEATURE_NOT_SUPPORTED, message)
     }
 
+    /// There are as many visitors as may be.
+    pub fn too_many() -> Self {
+        Self::new(sqlstate::TOO_MANY_CONNECTIONS, "too many sessions of the admin database")
+    }
+
     /// Only administrators may.
     pub fn not_allowed() -> Self {
         Self::new(sqlstate::INSUFFICIENT_PRIVILEGE, "admin access needed")

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 
@@ -23,6 +23,9 @@ use crate::wire::{Status, message, say, sqlstate};
 /// The longest message that is read; commands are short.
 const LONGEST: usize = 64 << 10;
 
+/// A visitor that has been silent for so long is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_mins(1);
+
 /// What a visitor is told of itself, as of any PostgreSQL. The version is the proxy's, in PgBouncer's form.
 const REPORTED: [(&str, &str); 8] = [
     ("server_version", concat!(env!("CARGO_PKG_VERSION"), "/pgweir")),
@@ -38,15 +41,18 @@ const REPORTED: [(&str, &str); 8] = [
 /// Tells one visitor too many so.
 pub(super) async fn turn_away(visit: Visit) -> io::Result<()> {
     let mut out = BytesMut::new();
-    Complaint::wrong("too many sessions of the admin database").say(&mut out, "FATAL");
+    Complaint::too_many().say(&mut out, "FATAL");
     visit.io.into_io()?.write_all(&out).await
 }
 
 /// Serves one visitor until it leaves.
 pub(super) async fn receive(visit: Visit, steward: &dyn Steward) -> io::Result<()> {
     let Visit { io, rest, user, peer, role } = visit;
+    let io = io.into_io()?;
+    // One that has vanished without a word must not keep its place for ever. A socket that does not take the option ends soon anyway.
+    let _ = io.set_keepalive(KEEPALIVE, KEEPALIVE / 6, 3);
     let mut session = Session {
-        io: io.into_io()?,
+        io,
         held: BytesMut::from(&rest[..]),
         out: BytesMut::new(),
         steward,

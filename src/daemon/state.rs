@@ -46,6 +46,7 @@ impl Process {
     /// It goes a step further.
     pub fn enter(&self, stage: Lifecycle) {
         self.stage.set(stage);
+        super::notify::tell(stage);
     }
 }
 

@@ -166,7 +166,9 @@ impl Ledger {
 
     /// Whether a client waits that could have a connection of this pool if it were free, or one in its place.
     pub fn is_waited_for(&self, pool: PoolId) -> bool {
-        self.waiting_for(pool) > 0 || self.waiting > 0 && self.total() >= self.budget
+        let would_be_served = |pool: &Pool| !pool.paused && !pool.line.is_empty();
+        let own = self.pools.get(pool.0 as usize).is_some_and(would_be_served);
+        own || self.total() >= self.budget && self.pools.iter().any(|(_, pool)| would_be_served(pool))
     }
 
     /// The tenants' accounts.

@@ -235,8 +235,11 @@ impl<'a> Arrival<'a> {
         let admitted = house.admit(&tenant.name, limit).map_err(|(tenant, limit)| Fault::TooManyClients { tenant, limit })?;
         let pool = self.pool(hello, at, database).ok_or_else(unknown)?;
         if house.gates.is_paused(&self.database) {
-            // It may be a pool that was not there when the pause began.
+            // It may be a pool that was not there when the pause began; and the pause may have ended meanwhile, without this one.
             pool.pause(now());
+            if !house.gates.is_paused(&self.database) {
+                pool.resume(now());
+            }
         }
         let budget = budget(hello)?;
         let configured = self.config.users.get(&self.user).map_or(ServerSecret::None, server_secret_of);

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use pgweir::config;
+use pgweir::{config, daemon};
 
 use super::{PATIENCE, Postgres, eventually};
 
@@ -26,7 +26,8 @@ pub async fn start_inside(postgres: &Postgres) -> SocketAddr {
         "#
     );
     let loaded = config::parse_str(&text).unwrap_or_else(|mistakes| panic!("{}", mistakes[0]));
-    std::thread::spawn(move || pgweir::daemon::run(loaded.config, Box::new(|_| Err(Vec::new())), Box::new(|_| {})));
+    let source = || daemon::Source { read: Box::new(|_| Err(Vec::new())), file: None };
+    std::thread::spawn(move || daemon::run(loaded.config, source(), Box::new(|_| {})));
     eventually("the proxy listens", PATIENCE, || async { std::net::TcpStream::connect(address).is_ok() }).await;
     address
 }

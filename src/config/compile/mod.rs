@@ -85,7 +85,7 @@ impl Compiling<'_, '_> {
     }
 
     fn process(&mut self) -> Process {
-        let ProcessSettings { workers, read_buffer, shutdown_grace, shutdown_timeout } = self.settings.process;
+        let ProcessSettings { workers, read_buffer, shutdown_grace, shutdown_timeout, watch } = self.settings.process;
         if shutdown_grace >= shutdown_timeout {
             let what = format!("`shutdown_grace` ({shutdown_grace}) is not shorter than `shutdown_timeout` ({shutdown_timeout})");
             let remedy = "leave time between them for open transactions to finish";
@@ -101,6 +101,7 @@ impl Compiling<'_, '_> {
             read_buffer: bytes,
             shutdown_grace: shutdown_grace.0,
             shutdown_timeout: shutdown_timeout.0,
+            watch: Some(watch.0).filter(|period| !period.is_zero()),
         }
     }
 

@@ -27,11 +27,16 @@ pub struct ProcessSettings {
     ///
     /// applies: at once
     pub shutdown_timeout: Period,
+    /// How often it is looked whether the configuration's file, or a certificate that it names, has changed; if so, both are read again as at SIGHUP, once they stay the same from one
+    /// look to the next. "0" never looks.
+    ///
+    /// applies: at once
+    pub watch: Period,
 }
 
 impl Default for ProcessSettings {
     fn default() -> Self {
-        Self { workers: 0, read_buffer: ByteSize(32 << 10), shutdown_grace: Period::secs(5), shutdown_timeout: Period::secs(25) }
+        Self { workers: 0, read_buffer: ByteSize(32 << 10), shutdown_grace: Period::secs(5), shutdown_timeout: Period::secs(25), watch: Period::secs(0) }
     }
 }
 
