@@ -134,7 +134,12 @@ impl Signals {
 }
 
 /// Does what it is told, until that is to stop.
-async fn obey(signals: &mut Signals, orders: &mut mpsc::UnboundedReceiver<Ordered>, mut watcher: Watcher, mut reloader: Reloader) -> Ending {
+async fn obey(
+    signals: &mut Signals,
+    orders: &mut mpsc::UnboundedReceiver<Ordered>,
+    mut watcher: Watcher,
+    mut reloader: Reloader,
+) -> Ending {
     loop {
         tokio::select! {
             // What is wrong with it has been logged.

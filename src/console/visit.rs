@@ -51,16 +51,8 @@ pub(super) async fn receive(visit: Visit, steward: &dyn Steward) -> io::Result<(
     let io = io.into_io()?;
     // One that has vanished without a word must not keep its place for ever. A socket that does not take the option ends soon anyway.
     let _ = io.set_keepalive(KEEPALIVE, KEEPALIVE / 6, 3);
-    let mut session = Session {
-        io,
-        held: BytesMut::from(&rest[..]),
-        out: BytesMut::new(),
-        steward,
-        user,
-        peer,
-        role,
-        extended: Extended::default(),
-    };
+    let mut session =
+        Session { io, held: BytesMut::from(&rest[..]), out: BytesMut::new(), steward, user, peer, role, extended: Extended::default() };
     say::authentication_ok(&mut session.out);
     for (name, value) in REPORTED {
         say::parameter_status(&mut session.out, name.as_bytes(), value.as_bytes());

@@ -36,7 +36,13 @@ pub struct ProcessSettings {
 
 impl Default for ProcessSettings {
     fn default() -> Self {
-        Self { workers: 0, read_buffer: ByteSize(32 << 10), shutdown_grace: Period::secs(5), shutdown_timeout: Period::secs(25), watch: Period::secs(0) }
+        Self {
+            workers: 0,
+            read_buffer: ByteSize(32 << 10),
+            shutdown_grace: Period::secs(5),
+            shutdown_timeout: Period::secs(25),
+            watch: Period::secs(0),
+        }
     }
 }
 
