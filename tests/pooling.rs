@@ -340,3 +340,30 @@ async fn an_impatient_client_wastes_nothing() {
     assert_eq!(patient.value("SELECT 'served'").await, "served");
     assert!((opened(&proxy).await - before - 1.0).abs() < 0.5, "one connection was opened, and used");
 }
+
+#[tokio::test]
+async fn clients_that_are_turned_away_by_the_hundred_do_not_flood_the_log() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).set("clients.max_clients", 1).start().await;
+    let _only = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    for _ in 0..200 {
+        assert!(Wire::login(&proxy, "app", "secret", "app").await.is_err());
+    }
+    let of = |words: &str| -> Vec<serde_json::Value> {
+        let lines = proxy.log_lines().into_iter().filter(|line| line.contains(words));
+        lines.map(|line| serde_json::from_str(&line).unwrap()).collect()
+    };
+    let told = || {
+        let single = of("a client is turned away").len() as u64;
+        let more: u64 = of("more clients were turned away").iter().map(|line| line["clients"].as_u64().unwrap()).sum();
+        (single, more)
+    };
+    eventually("all are told of", PATIENCE, async || told().0 + told().1 == 200).await;
+    assert!(told().0 <= 20, "{} of 200 have a line of their own", told().0);
+    let first = &of("a client is turned away")[0];
+    assert_eq!(
+        (&first["user"], &first["database"], &first["fault"]),
+        (&"app".into(), &"app".into(), &"too_many_clients".into()),
+        "{first}"
+    );
+}

@@ -9,6 +9,7 @@ mod deadline;
 mod end;
 mod examine;
 mod exchange;
+mod folding;
 mod gates;
 mod greeting;
 mod house;
@@ -37,6 +38,7 @@ use login::{Failed, LoggedIn};
 
 use crate::fault::Fault;
 use crate::net::{Io, Peer, now};
+use crate::wire::startup::Startup;
 
 pub use census::{ClientEntry, Protection, Victims};
 pub use gates::Gates;
@@ -76,7 +78,7 @@ async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
         Greeted::Client(hello) => hello,
         Greeted::Done => return None,
         Greeted::Refused(io, fault) => {
-            turn_away(io, peer, worker, &fault).await;
+            turn_away(io, (peer, None), worker, &fault).await;
             return None;
         }
     };
@@ -93,7 +95,7 @@ async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
             Some(Client::new(LoggedIn { io: hello.io, watch, slot, settings, rest: hello.rest, admitted }, worker))
         }
         Err(Failed::With(fault)) => {
-            turn_away(hello.io, peer, worker, &fault).await;
+            turn_away(hello.io, (peer, Some(&hello.startup)), worker, &fault).await;
             None
         }
         Err(Failed::Gone) => None,
@@ -112,7 +114,7 @@ async fn receive_visitor(hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, out
                 Err(error) => tracing::debug!(%error, "a visitor of the admin database was lost"),
             }
         }
-        Err(Failed::With(fault)) => turn_away(io, peer, worker, &fault).await,
+        Err(Failed::With(fault)) => turn_away(io, (peer, Some(&startup)), worker, &fault).await,
         Err(Failed::Gone) => {}
     }
 }
@@ -123,8 +125,13 @@ const NO_LIMIT: std::time::Duration = std::time::Duration::from_hours(24);
 /// How long a client that is turned away may take to hear why.
 const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(2);
 
-async fn turn_away(mut io: Io, peer: Peer, worker: &Rc<Worker>, fault: &Fault) {
-    tracing::info!(client = %peer, fault = fault.label(), "a client is turned away");
+/// Tells a client why it does not come in. One of a kind a second has a line of its own in the log; the sweep tells how many more there were.
+async fn turn_away(mut io: Io, (peer, startup): (Peer, Option<&Startup>), worker: &Rc<Worker>, fault: &Fault) {
+    if worker.turned_away.is_first(fault.number(), now()) {
+        let text = |name: fn(&Startup) -> &[u8]| startup.map(|startup| String::from_utf8_lossy(name(startup)).into_owned());
+        let (user, database) = (text(|startup| &startup.user), text(|startup| &startup.database));
+        tracing::info!(client = %peer, user, database, fault = fault.label(), "a client is turned away");
+    }
     let mut out = BytesMut::new();
     fault.say(&mut out, false);
     let said = worker.clock.within(LAST_WORD, async {

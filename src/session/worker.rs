@@ -11,6 +11,7 @@ use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::census::{ClientEntry, Victims};
+use super::folding::Folding;
 use super::house::House;
 use super::phase::{self, Due, Phase};
 use super::turnstile::Turnstile;
@@ -68,6 +69,8 @@ pub struct Worker {
     pub turnstile: Rc<Turnstile>,
     /// Told each time that a client leaves.
     pub left: Notify,
+    /// Log lines about clients that were turned away.
+    pub turned_away: Folding,
 }
 
 /// Every so many ticks idle clients and idle server connections are looked at too.
@@ -88,6 +91,7 @@ impl Worker {
             ticks: Cell::new(0),
             turnstile: Turnstile::new(),
             left: Notify::new(),
+            turned_away: Folding::default(),
         })
     }
 
@@ -175,6 +179,9 @@ impl Worker {
         }
         drop(clients);
         if seldom {
+            for (fault, clients) in self.turned_away.due(now) {
+                tracing::info!(clients, fault = crate::fault::LABELS[fault], "more clients were turned away");
+            }
             self.local.look_after_idle();
         }
     }

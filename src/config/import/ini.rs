@@ -88,7 +88,7 @@ pub(super) fn parts(text: &str) -> (Vec<(String, String)>, Option<String>) {
 fn part(text: &str) -> Option<(&str, String, &str)> {
     let (name, after) = text.split_once('=')?;
     let after = after.trim_start();
-    let (value, left) = if let Some(inside) = after.strip_prefix('\'') { quoted(inside)? } else { plain(after) };
+    let (value, left) = if after.starts_with('\'') { in_quotes(after, '\'')? } else { plain(after) };
     Some((name.trim(), value, left))
 }
 
@@ -98,16 +98,16 @@ fn plain(text: &str) -> (String, &str) {
     (value.to_owned(), rest)
 }
 
-/// A value up to its quote, which is doubled inside, and what is behind it.
-fn quoted(text: &str) -> Option<(String, &str)> {
+/// What stands in quotes, which are doubled inside, and what is behind it; none where it does not begin or does not end.
+fn in_quotes(text: &str, quote: char) -> Option<(String, &str)> {
     let mut value = String::new();
-    let mut rest = text;
+    let mut rest = text.strip_prefix(quote)?;
     loop {
-        let (before, after) = rest.split_once('\'')?;
+        let (before, after) = rest.split_once(quote)?;
         value.push_str(before);
-        match after.strip_prefix('\'') {
+        match after.strip_prefix(quote) {
             Some(more) => {
-                value.push('\'');
+                value.push(quote);
                 rest = more;
             }
             None => return Some((value, after)),
@@ -118,26 +118,10 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 /// The users of an `auth_file`: names and what is kept of their passwords. Lines are `"name" "password"`; what follows is ignored.
 pub(super) fn users(text: &str) -> Vec<(String, String)> {
     let user = |line: &str| {
-        let (name, rest) = double_quoted(line.trim())?;
-        Some((name, double_quoted(rest.trim_start()).map_or_else(String::new, |(secret, _)| secret)))
+        let (name, rest) = in_quotes(line.trim(), '"')?;
+        Some((name, in_quotes(rest.trim_start(), '"').map_or_else(String::new, |(secret, _)| secret)))
     };
     text.lines().filter_map(user).collect()
-}
-
-fn double_quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut rest = text.strip_prefix('"')?;
-    loop {
-        let (before, after) = rest.split_once('"')?;
-        value.push_str(before);
-        match after.strip_prefix('"') {
-            Some(more) => {
-                value.push('"');
-                rest = more;
-            }
-            None => return Some((value, after)),
-        }
-    }
 }
 
 #[cfg(test)]

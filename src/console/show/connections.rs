@@ -39,42 +39,30 @@ pub(super) const POOLS: [Column; 21] = [
     int("paused"),
 ];
 
-pub(super) const CLIENTS: [Column; 23] = {
-    let mut columns = [text("tenant"); 23];
-    let mut at = 0;
-    while at < CONNECTION.len() {
-        columns[at] = CONNECTION[at];
-        at += 1;
-    }
-    columns[at + 1] = int("pinned");
-    columns
-};
+pub(super) const CLIENTS: [Column; 23] = connection_and([text("tenant"), int("pinned")]);
 
-pub(super) const SERVERS: [Column; 22] = {
-    let mut columns = [text("upstream"); 22];
-    let mut at = 0;
-    while at < CONNECTION.len() {
-        columns[at] = CONNECTION[at];
-        at += 1;
-    }
-    columns
-};
+pub(super) const SERVERS: [Column; 22] = connection_and([text("upstream")]);
 
-pub(super) const SOCKETS: [Column; 28] = {
-    let mut columns = [int("recv_pos"); 28];
-    let mut at = 0;
-    while at < CONNECTION.len() {
-        columns[at] = CONNECTION[at];
+pub(super) const SOCKETS: [Column; 28] = connection_and([
+    int("recv_pos"),
+    int("pkt_pos"),
+    int("pkt_remain"),
+    int("send_pos"),
+    int("send_remain"),
+    int("pkt_avail"),
+    int("send_avail"),
+]);
+
+/// The columns that all connections have, and more.
+const fn connection_and<const MORE: usize, const ALL: usize>(more: [Column; MORE]) -> [Column; ALL] {
+    let mut columns = [CONNECTION[0]; ALL];
+    let mut at = 1;
+    while at < ALL {
+        columns[at] = if at < CONNECTION.len() { CONNECTION[at] } else { more[at - CONNECTION.len()] };
         at += 1;
     }
-    let buffers = ["recv_pos", "pkt_pos", "pkt_remain", "send_pos", "send_remain", "pkt_avail", "send_avail"];
-    let mut each = 0;
-    while each < buffers.len() {
-        columns[at + each] = int(buffers[each]);
-        each += 1;
-    }
     columns
-};
+}
 
 const CONNECTION: [Column; 21] = [
     text("type"),

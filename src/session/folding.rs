@@ -1,0 +1,69 @@
+//! Log lines that would come by the thousand: one of a kind is logged at once, those that follow within a second are counted and told together.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+/// For so long lines of a kind are folded into the one before.
+const WINDOW: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+struct Fold {
+    since: Instant,
+    folded: u32,
+}
+
+/// One worker's lines, by the number of their kind.
+#[derive(Debug, Default)]
+pub struct Folding(RefCell<Vec<Option<Fold>>>);
+
+impl Folding {
+    /// Whether a line of this kind is to be logged now; else it is counted.
+    pub fn is_first(&self, kind: usize, now: Instant) -> bool {
+        let mut folds = self.0.borrow_mut();
+        if folds.len() <= kind {
+            folds.resize(kind + 1, None);
+        }
+        if let Some(fold) = &mut folds[kind] {
+            fold.folded = fold.folded.saturating_add(1);
+            return false;
+        }
+        folds[kind] = Some(Fold { since: now, folded: 0 });
+        true
+    }
+
+    /// The kinds whose time is over, each with how many lines of it were counted and not logged.
+    pub fn due(&self, now: Instant) -> Vec<(usize, u32)> {
+        let mut due = Vec::new();
+        for (kind, place) in self.0.borrow_mut().iter_mut().enumerate() {
+            let Some(fold) = place else { continue };
+            if now.saturating_duration_since(fold.since) < WINDOW {
+                continue;
+            }
+            if fold.folded == 0 {
+                *place = None;
+            } else {
+                due.push((kind, fold.folded));
+                *fold = Fold { since: now, folded: 0 };
+            }
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_by_the_thousand_is_told_once_a_second() {
+        let (folding, start) = (Folding::default(), Instant::now());
+        assert!(folding.is_first(3, start) && folding.is_first(0, start));
+        assert!((0..1000).all(|_| !folding.is_first(3, start)));
+        assert_eq!(folding.due(start + WINDOW / 2), []);
+        assert_eq!(folding.due(start + WINDOW), [(3, 1000)], "nothing more of the other kind has come");
+        assert!(!folding.is_first(3, start + WINDOW), "a storm that goes on is still one");
+        assert_eq!(folding.due(start + 2 * WINDOW), [(3, 1)]);
+        assert_eq!(folding.due(start + 3 * WINDOW), []);
+        assert!(folding.is_first(3, start + 3 * WINDOW), "and the next is logged at once");
+    }
+}
