@@ -443,3 +443,17 @@ async fn bad_bytes_end_only_their_own_session() {
     wire.until_ready().await;
     assert!(!wire.query("SHOW STATE").await.is_empty());
 }
+
+#[tokio::test]
+async fn it_has_a_limit_of_its_own_and_room_again_when_a_session_ends() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).start().await;
+    let mut all = Vec::new();
+    for _ in 0..64 {
+        all.push(Wire::login(&proxy, "ops", "secret", "pgweir").await.unwrap());
+    }
+    let Err(refused) = Wire::login(&proxy, "ops", "secret", "pgweir").await else { panic!("there are 64") };
+    assert_eq!((refused.severity(), refused.code()), ("FATAL", "53300"));
+    all.pop();
+    eventually("there is room again", PATIENCE, async || Wire::login(&proxy, "ops", "secret", "pgweir").await.is_ok()).await;
+}

@@ -55,7 +55,8 @@ pub async fn drain(house: &Arc<House>, workers: &Workers, ending: Ending) {
     workers.stop_listening();
     // Who has come in by the old door is served: another process may listen beside this one, and nobody need notice.
     let closed = Instant::now();
-    until(deadline.min(closed + ENTERING), || house.entering() == 0).await;
+    let entering = if ending == Ending::AtOnce { Duration::ZERO } else { ENTERING };
+    until(deadline.min(closed + entering), || house.entering() == 0).await;
     house.draining.store(true, Ordering::Relaxed);
     tracing::info!(clients = house.clients(), "draining: no new clients, open transactions finish");
     let is_over = || house.clients() == 0 && !is_busy(house);

@@ -340,6 +340,8 @@ impl Upstream {
             *self.failure.lock() = Some(Arc::clone(&why));
         }
         *pool.failure.lock() = Some(Arc::clone(&why));
+        // It may have failed on its way to its worker, when it was open already.
+        self.cards.lock().remove(&server);
         let mut steps = Vec::new();
         let aftermath = self.ledger.lock().open_failed(now, server, failure, &mut steps);
         if aftermath.is_down {

@@ -111,6 +111,8 @@ fn moment(at: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -120,11 +122,11 @@ mod tests {
 
     #[test]
     fn tables_have_names_of_their_own_and_so_have_their_columns() {
-        for (at, show) in SHOWS.iter().enumerate() {
-            assert!(SHOWS.iter().skip(at + 1).all(|other| other.name != show.name), "{}", show.name);
-            for (at, column) in show.columns.iter().enumerate() {
-                assert!(show.columns.iter().skip(at + 1).all(|other| other.name != column.name), "{}.{}", show.name, column.name);
-            }
+        let names: HashSet<&str> = SHOWS.iter().map(|show| show.name).collect();
+        assert_eq!(names.len(), SHOWS.len());
+        for show in &SHOWS {
+            let columns: HashSet<&str> = show.columns.iter().map(|column| column.name).collect();
+            assert_eq!(columns.len(), show.columns.len(), "{}", show.name);
         }
     }
 }
