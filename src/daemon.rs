@@ -62,7 +62,7 @@ pub fn run(config: Config, source: Source, log: Box<dyn Fn(&str)>) -> anyhow::Re
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {
         let built = build::build(config)?;
-        control(built, source, log).await
+        Box::pin(control(built, source, log)).await
     })
 }
 

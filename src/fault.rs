@@ -173,6 +173,17 @@ pub enum Fault {
     DeadlineInTransaction,
     /// What the client says of its deadline is none.
     BadDeadline,
+    /// A request for SQL over HTTP that cannot be understood.
+    BadRequest(String),
+    /// A request for SQL over HTTP whose caller is not believed: no password where one is needed, or a token or a signature that does not hold.
+    NotBelieved(&'static str),
+    /// A request for SQL over HTTP, or its answer, that is longer than it may be.
+    TooLong {
+        /// Which of both.
+        what: &'static str,
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The client is connected to itself through something that does not speak the protocol.
     Unsupported(&'static str),
     /// Something is wrong inside.
@@ -219,7 +230,10 @@ impl Fault {
             Self::HoldsUpOthers { .. } => 33,
             Self::DatabaseDisabled { .. } => 34,
             Self::ConsoleDenied { .. } => 35,
-            Self::Unsupported(_) | Self::Internal => 36,
+            Self::BadRequest(_) => 36,
+            Self::NotBelieved(_) => 37,
+            Self::TooLong { .. } => 38,
+            Self::Unsupported(_) | Self::Internal => 39,
         }
     }
 
@@ -320,6 +334,9 @@ impl Fault {
             Self::Deadline => "canceling statement because the client's deadline has passed".into(),
             Self::DeadlineInTransaction => "terminating connection because the client's deadline has passed inside a transaction".into(),
             Self::BadDeadline => "invalid value for a client's deadline: it is a number of milliseconds".into(),
+            Self::BadRequest(what) => what.clone(),
+            Self::NotBelieved(why) => (*why).to_owned(),
+            Self::TooLong { what, limit } => format!("the {what} is longer than {limit} bytes"),
             Self::Unsupported(what) => format!("{what} is not supported"),
             Self::Internal => "internal error".into(),
         }
@@ -372,6 +389,11 @@ impl Fault {
 
     /// Appends the ErrorResponse. `living` as in [`is_fatal`](Self::is_fatal).
     pub fn say(&self, out: &mut BytesMut, living: bool) {
+        say::error(out, self.fields(living));
+    }
+
+    /// The fields of the ErrorResponse, by their codes.
+    pub fn fields(&self, living: bool) -> Vec<(u8, String)> {
         let severity = if self.is_fatal(living) { "FATAL" } else { "ERROR" };
         if let Self::ServerRefused(error) = self {
             // Unchanged, but for the severity where the session lives on.
@@ -379,13 +401,13 @@ impl Fault {
             let fields = error.fields().iter();
             let fields =
                 fields.map(|(code, value)| (code, if living && matches!(code, b'S' | b'V') { severity.to_owned() } else { text(value) }));
-            return say::error(out, fields.collect());
+            return fields.collect();
         }
         let mut fields =
             vec![(b'S', severity.to_owned()), (b'V', severity.to_owned()), (b'C', self.sqlstate().to_owned()), (b'M', self.message())];
         fields.extend(self.detail().map(|detail| (b'D', detail)));
         fields.extend(self.hint().map(|hint| (b'H', hint)));
-        say::error(out, fields);
+        fields
     }
 }
 

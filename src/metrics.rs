@@ -3,6 +3,7 @@
 //! Each worker writes its own shard of each tenant's numbers, so that counting costs a plain load and store; whoever reads adds the shards up.
 //! This room never asks the rooms above for their state: whoever takes a [`Snapshot`] brings it.
 
+mod api;
 mod durations;
 mod export;
 mod fold;
@@ -24,9 +25,12 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+pub use api::{ApiNumbers, ApiRequests, ApiSnapshot};
 pub use durations::{BOUNDS_MICROS, BUCKETS, Durations, bounds_seconds};
 pub use fold::{NAMED_TENANTS, OTHER_TENANTS};
-pub use labels::{By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, PressureState, ServerState, Sparse};
+pub use labels::{
+    Api, ApiOutcome, By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, PressureState, ServerState, Sparse,
+};
 pub use numbers::{Cells, Counter, Gauge, Histogram};
 pub use pressure::Pressure;
 pub use process::Usage;
@@ -49,13 +53,22 @@ pub struct Metrics {
     tenants: RwLock<BTreeMap<String, Tenant>>,
     upstreams: RwLock<BTreeMap<String, Arc<UpstreamNumbers>>>,
     folding: Mutex<Folding>,
+    /// SQL over HTTP.
+    pub api: ApiNumbers,
 }
 
 impl Metrics {
     /// Numbers for these tenants, with the labels that stand for faults' and pin reasons' numbers.
     pub fn new(workers: usize, tenants: &[String], faults: &'static [&'static str], reasons: &'static [&'static str]) -> Arc<Self> {
         let names = Names { faults, reasons };
-        let metrics = Self { workers, names, tenants: RwLock::default(), upstreams: RwLock::default(), folding: Mutex::default() };
+        let metrics = Self {
+            workers,
+            names,
+            tenants: RwLock::default(),
+            upstreams: RwLock::default(),
+            folding: Mutex::default(),
+            api: ApiNumbers::default(),
+        };
         metrics.set_tenants(tenants);
         Arc::new(metrics)
     }
@@ -113,6 +126,7 @@ impl Metrics {
             tenants,
             databases: databases.into_iter().map(|(name, numbers)| DatabaseSnapshot { name, numbers }).collect(),
             upstreams: upstreams.collect(),
+            api: self.api.snapshot(),
             others,
         }
     }

@@ -63,9 +63,9 @@ mod tests {
     fn a_good_file_is_summed_up() {
         let told = "pgweir.toml: ok: 1 upstream, 1 database, 1 user, 0 tenants, 0 warnings\n";
         assert_eq!(checked(GOOD), (0, told.to_owned()));
-        let (code, told) = checked(&format!("{GOOD}[listen]\napi = \"127.0.0.1:8443\"\n"));
+        let (code, told) = checked(&format!("{GOOD}[auth]\ntrust_networks = [\"0.0.0.0/0\"]\n"));
         assert_eq!(code, 0);
-        assert!(told.contains("pgweir.toml:8:1: warning: ") && told.ends_with("0 tenants, 1 warning\n"), "{told}");
+        assert!(told.contains("pgweir.toml:8:18: warning: ") && told.ends_with("0 tenants, 1 warning\n"), "{told}");
     }
 
     #[test]

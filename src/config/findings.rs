@@ -40,12 +40,6 @@ impl<'a> Findings<'a> {
         self.add(Severity::Error, path, Part::Key, what, Some(remedy));
     }
 
-    /// A setting that is accepted but does nothing so far.
-    pub(super) fn not_yet(&mut self, path: &[String], name: &str, why: &str) {
-        let what = format!("`{name}` is not in force yet: {why}");
-        self.add(Severity::Warning, path, Part::Key, what, None);
-    }
-
     /// A value that fits its setting but not the rest.
     pub(super) fn error(&mut self, path: &[String], what: impl Into<String>, remedy: impl Into<String>) {
         self.add(Severity::Error, path, Part::Value, what.into(), Some(remedy.into()));

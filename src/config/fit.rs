@@ -4,7 +4,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::findings::Findings;
-use super::shape::{Field, Kind, Shape};
+use super::shape::{Kind, Shape};
 use super::tree::{Node, Table, Value};
 use super::value::fits_format;
 use super::words::{either, nearest};
@@ -25,8 +25,8 @@ impl Fitting<'_, '_> {
         for entry in &table.entries {
             self.path.push(entry.key.clone());
             let value = match (shape, shape.field(&entry.key)) {
-                (Shape::Named(each), _) => self.node(&entry.node, each, None),
-                (_, Some(field)) => self.node(&entry.node, &field.shape, Some(field)),
+                (Shape::Named(each), _) => self.node(&entry.node, each),
+                (_, Some(field)) => self.node(&entry.node, &field.shape),
                 (_, None) => self.unknown_key(&entry.key, shape),
             };
             if let Some(value) = value {
@@ -37,19 +37,11 @@ impl Fitting<'_, '_> {
         Json::Object(fitting)
     }
 
-    fn node(&mut self, node: &Node, shape: &Shape, field: Option<&Field>) -> Option<Json> {
+    fn node(&mut self, node: &Node, shape: &Shape) -> Option<Json> {
         match (shape, &node.value) {
             (Shape::Table(_) | Shape::Named(_), Value::Table(table)) => Some(self.table(table, shape)),
-            (Shape::List(each), Value::List(items)) => {
-                let fitting = self.list(items, each);
-                self.warn_if_not_yet(field, &fitting);
-                Some(fitting)
-            }
-            (Shape::Value(kind), value) => {
-                let fitting = self.leaf(kind, value)?;
-                self.warn_if_not_yet(field, &fitting);
-                Some(fitting)
-            }
+            (Shape::List(each), Value::List(items)) => Some(self.list(items, each)),
+            (Shape::Value(kind), value) => self.leaf(kind, value),
             (Shape::List(_), Value::Text(text)) => self.wrong(format!("`{}` is a list", self.key()), format!("write [{text:?}]")),
             (Shape::List(_), other) => {
                 self.wrong(format!("`{}` is a list, not {}", self.key(), other.kind()), "write it in brackets: [..]")
@@ -66,7 +58,7 @@ impl Fitting<'_, '_> {
         let mut fitting = Vec::new();
         for (index, item) in items.iter().enumerate() {
             self.path.push(index.to_string());
-            fitting.extend(self.node(item, each, None));
+            fitting.extend(self.node(item, each));
             self.path.pop();
         }
         Json::Array(fitting)
@@ -130,15 +122,6 @@ impl Fitting<'_, '_> {
         };
         self.findings.unknown_key(&self.path, format!("unknown key `{key}`"), remedy);
         None
-    }
-
-    fn warn_if_not_yet(&mut self, field: Option<&Field>, value: &Json) {
-        let Some((field, why)) = field.and_then(|field| Some((field, field.not_yet.as_deref()?))) else {
-            return;
-        };
-        if field.default.as_ref() != Some(value) {
-            self.findings.not_yet(&self.path, &field.name, why);
-        }
     }
 
     fn wrong(&mut self, what: String, remedy: impl Into<String>) -> Option<Json> {

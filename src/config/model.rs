@@ -37,8 +37,8 @@ pub struct Config {
     pub tenants: Vec<Tenant>,
     /// The admin database.
     pub console: Console,
-    /// Keys of SQL over HTTP.
-    pub access_keys: Vec<AccessKey>,
+    /// SQL over HTTP.
+    pub api: Api,
     /// Limits on client connections.
     pub clients: Clients,
     /// TCP toward clients.
@@ -258,6 +258,59 @@ pub struct Console {
     pub stats_users: Vec<String>,
 }
 
+/// SQL over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// The database of callers who name none.
+    pub database: Option<String>,
+    /// Whether callers from elsewhere may come without TLS.
+    pub allow_plaintext: bool,
+    /// The longest request, in bytes.
+    pub max_request: usize,
+    /// The longest answer, in bytes.
+    pub max_response: usize,
+    /// The most connections.
+    pub max_connections: usize,
+    /// How long a connection may be without a request.
+    pub idle_timeout: Duration,
+    /// How long a statement may take.
+    pub statement_timeout: Option<Duration>,
+    /// How long a held transaction may lie idle.
+    pub transaction_idle_timeout: Duration,
+    /// The status with which callers are shed.
+    pub shed_status: u16,
+    /// Keys that callers sign with.
+    pub access_keys: Vec<AccessKey>,
+    /// Bearer tokens, where they are taken.
+    pub tokens: Option<Tokens>,
+}
+
+/// Where the keys of tokens are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// In a file that exists.
+    File(PathBuf),
+    /// At a URL of `https`, or of `http` within this machine.
+    Url(String),
+}
+
+/// Bearer tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Where the keys are.
+    pub keys: KeySource,
+    /// Who must have issued them.
+    pub issuer: Option<String>,
+    /// For whom they must be.
+    pub audience: Option<String>,
+    /// The claim that names the user.
+    pub user_claim: String,
+    /// The user that all callers are.
+    pub user: Option<String>,
+    /// The claim that names the tenant.
+    pub tenant_claim: Option<String>,
+}
+
 /// A key that callers of SQL over HTTP sign with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessKey {
@@ -267,6 +320,8 @@ pub struct AccessKey {
     pub secret: SecretText,
     /// Whom it stands for.
     pub user: String,
+    /// The database of callers who name none.
+    pub database: Option<String>,
 }
 
 /// Limits on client connections.

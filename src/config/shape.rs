@@ -75,8 +75,6 @@ pub(super) struct Field {
     /// The doc comment without its closing lines.
     pub(super) text: String,
     pub(super) applies: Option<Applies>,
-    /// Why setting it does nothing so far.
-    pub(super) not_yet: Option<String>,
     pub(super) default: Option<Json>,
     pub(super) example: Option<Json>,
     pub(super) shape: Shape,
@@ -183,12 +181,10 @@ impl Field {
             merged.insert("format".to_owned(), format.clone());
         }
         let doc = schema.get("description").and_then(Json::as_str).unwrap_or_default();
-        let (mut text, mut applies, mut not_yet) = (String::new(), None, None);
+        let (mut text, mut applies) = (String::new(), None);
         for paragraph in doc.split("\n\n").map(|lines| lines.replace('\n', " ")) {
             if let Some(words) = paragraph.strip_prefix("applies: ") {
                 applies = Applies::from_words(words.trim());
-            } else if let Some(why) = paragraph.strip_prefix("not in force yet: ") {
-                not_yet = Some(why.trim().to_owned());
             } else {
                 text.push_str(if text.is_empty() { "" } else { "\n\n" });
                 text.push_str(paragraph.trim());
@@ -198,7 +194,6 @@ impl Field {
             name: name.to_owned(),
             text,
             applies,
-            not_yet,
             default: schema.get("default").filter(|value| !value.is_null()).cloned(),
             example: schema.pointer("/examples/0").cloned(),
             shape: Shape::read(&merged),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
-use super::worker::{Seat, Workers};
+use super::worker::{Doors, Seat, Workers};
 use crate::admission::Limits;
 use crate::config::{self, ClientCertificates, ClientTlsMode, Config, LimitSetting, ListenAddress};
 use crate::fault;
@@ -46,7 +46,9 @@ pub struct Threads {
 /// # Errors
 /// An address that is taken, or a certificate that cannot be used.
 pub fn build(config: Config) -> anyhow::Result<Built> {
-    let count = worker_count(config.process.workers);
+    let relaying = worker_count(config.process.workers);
+    // SQL over HTTP has a worker of its own: what JSON and its cryptography take is not taken from those who relay.
+    let count = relaying + usize::from(config.listen.api.is_some());
     let tenants: Vec<String> = config.tenants.iter().map(|tenant| tenant.name.clone()).collect();
     let metrics = Metrics::new(count, &tenants, &fault::LABELS, &PIN_LABELS);
     let (jobs, job_queue) = mpsc::unbounded_channel();
@@ -63,11 +65,16 @@ pub fn build(config: Config) -> anyhow::Result<Built> {
     let (mails, mail_queues): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     house.set_workers(mails);
     let bound = bind(&config)?;
-    let mut listeners: Vec<Vec<Bound>> = (1..count).map(|_| bound.iter().map(Bound::share).collect()).collect::<Result<_, _>>()?;
+    let mut listeners: Vec<Vec<Bound>> = (1..relaying).map(|_| bound.iter().map(Bound::share).collect()).collect::<Result<_, _>>()?;
     // The sockets that were announced serve too: to close one would reset whoever has connected to it already.
     listeners.push(bound);
-    let seats = (0..).zip(inboxes).zip(mail_queues).zip(listeners);
-    let seats = seats.map(|(((number, inbox), mail), listeners)| Seat { number, listeners, inbox, mail }).collect();
+    let api = config.listen.api.map(|address| Bound::bind(&ListenAt::Tcp(address))).transpose()?;
+    if let Some(api) = &api {
+        announce("api", api);
+    }
+    let doors = listeners.into_iter().map(Doors::Postgres).chain(api.map(Doors::Api));
+    let seats = (0..).zip(inboxes).zip(mail_queues).zip(doors);
+    let seats = seats.map(|(((number, inbox), mail), doors)| Seat { number, doors, inbox, mail }).collect();
     let http = config.listen.http.map(|address| Bound::bind(&ListenAt::Tcp(address))).transpose()?;
     if let Some(http) = &http {
         announce("http", http);

@@ -59,7 +59,8 @@ pub async fn drain(house: &Arc<House>, workers: &Workers, ending: Ending) {
     until(deadline.min(closed + entering), || house.entering() == 0).await;
     house.draining.store(true, Ordering::Relaxed);
     tracing::info!(clients = house.clients(), "draining: no new clients, open transactions finish");
-    let is_over = || house.clients() == 0 && !is_busy(house);
+    // An answer over HTTP may still be on its way when its caller is no client any more.
+    let is_over = || house.clients() == 0 && house.metrics.api.connections.get() == 0 && !is_busy(house);
     match ending {
         Ending::Graceful | Ending::Prompt => {
             // One that has just logged in is about to say what it came for.

@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::http;
 use crate::net::{Bound, Clock, Listener, Ticker, now};
 use crate::pool::{self, Local};
 use crate::session::{self, House, Mail, Worker};
@@ -17,12 +18,21 @@ use crate::session::{self, House, Mail, Worker};
 pub struct Seat {
     /// Its number.
     pub number: u16,
-    /// Its listeners, outside any runtime.
-    pub listeners: Vec<Bound>,
+    /// By what its clients come in.
+    pub doors: Doors,
     /// Its mail about server connections.
     pub inbox: pool::Inbox,
     /// Its mail about clients.
     pub mail: mpsc::UnboundedReceiver<Mail>,
+}
+
+/// By what a worker's clients come in.
+#[derive(Debug)]
+pub enum Doors {
+    /// The PostgreSQL port and Unix sockets: listeners, outside any runtime.
+    Postgres(Vec<Bound>),
+    /// SQL over HTTP.
+    Api(Bound),
 }
 
 /// How far the workers should go.
@@ -40,17 +50,18 @@ pub struct Workers {
     seats: Vec<Seat>,
     order: watch::Sender<Order>,
     threads: Vec<JoinHandle<()>>,
+    relaying: usize,
 }
 
 impl Workers {
     /// Workers that have not begun.
     pub fn new(house: Arc<House>, seats: Vec<Seat>) -> Self {
-        Self { house, seats, order: watch::Sender::new(Order::Listen), threads: Vec::new() }
+        Self { house, seats, order: watch::Sender::new(Order::Listen), threads: Vec::new(), relaying: 0 }
     }
 
-    /// How many there are.
+    /// How many serve the PostgreSQL port.
     pub fn count(&self) -> usize {
-        self.threads.len()
+        self.relaying
     }
 
     /// Starts the threads.
@@ -59,6 +70,7 @@ impl Workers {
     /// When the system has no thread or descriptor left.
     pub fn start(&mut self) -> anyhow::Result<()> {
         for seat in self.seats.drain(..) {
+            self.relaying += usize::from(matches!(seat.doors, Doors::Postgres(_)));
             let (house, order, name) = (Arc::clone(&self.house), self.order.subscribe(), format!("worker-{}", seat.number));
             let (started, up) = std::sync::mpsc::channel();
             let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
@@ -93,20 +105,21 @@ fn run(
     order: watch::Receiver<Order>,
     started: &std::sync::mpsc::Sender<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default())?;
+    let mut builder = Builder::new_current_thread();
+    builder.enable_io();
+    if matches!(seat.doors, Doors::Api(_)) {
+        // Its timers are those of HTTP; the worker's own clock is for its clients.
+        builder.enable_time();
+    }
+    let runtime = builder.build_local(LocalOptions::default())?;
     runtime.block_on(async move {
-        let Seat { number, listeners, mut inbox, mut mail } = seat;
+        let Seat { number, doors, mut inbox, mut mail } = seat;
         pool::size_scratch(house.config.load().process.read_buffer);
         let clock = Clock::new();
         let ticker = Ticker::new()?;
         let local = Local::new(number, Rc::clone(&clock), house.upstreams());
         let worker = Worker::new(number, house, Rc::clone(&local), Rc::clone(&clock));
-        let mut stops = Vec::new();
-        for bound in listeners {
-            let (stop, stopped) = oneshot::channel();
-            stops.push(stop);
-            tokio::task::spawn_local(accept(bound.listen()?, Rc::clone(&worker), stopped));
-        }
+        let stops = open(doors, &worker)?;
         let servers = tokio::task::spawn_local(async move {
             while let Some(message) = inbox.recv().await {
                 local.receive(message);
@@ -132,6 +145,25 @@ fn run(
         keeper.abort();
         Ok(())
     })
+}
+
+/// Opens a worker's doors; dropping what is answered closes them.
+fn open(doors: Doors, worker: &Rc<Worker>) -> std::io::Result<Vec<oneshot::Sender<()>>> {
+    let listeners = match doors {
+        Doors::Postgres(listeners) => listeners,
+        Doors::Api(bound) => {
+            let (stop, stopped) = oneshot::channel();
+            tokio::task::spawn_local(http::api::serve(bound.listen()?, Rc::clone(worker), stopped));
+            return Ok(vec![stop]);
+        }
+    };
+    let mut stops = Vec::new();
+    for bound in listeners {
+        let (stop, stopped) = oneshot::channel();
+        stops.push(stop);
+        tokio::task::spawn_local(accept(bound.listen()?, Rc::clone(worker), stopped));
+    }
+    Ok(stops)
 }
 
 /// Keeps time, and waits for orders.

@@ -18,7 +18,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-pub(super) const TABLE: [Entry; 37] = [
+pub(super) const TABLE: [Entry; 40] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -246,6 +246,27 @@ pub(super) const TABLE: [Entry; 37] = [
         true,
         "The user may not use the admin database.",
         "Add the user to `console.admin_users` or `console.stats_users`.",
+    ),
+    entry(
+        "bad_request",
+        sqlstate::INVALID_PARAMETER_VALUE,
+        false,
+        "A request for SQL over HTTP that cannot be understood.",
+        "The text says what is wrong with it.",
+    ),
+    entry(
+        "not_believed",
+        sqlstate::INVALID_AUTHORIZATION,
+        true,
+        "A request for SQL over HTTP without a password, a token or a signature where one is needed, or with one that does not hold.",
+        "The log of the proxy knows why.",
+    ),
+    entry(
+        "too_long",
+        sqlstate::PROGRAM_LIMIT_EXCEEDED,
+        false,
+        "A request for SQL over HTTP, or its answer, that is longer than it may be (`api.max_request`, `api.max_response`). An answer is never cut short.",
+        "Ask for less at a time; a statement that was alone in its transaction may have been carried out.",
     ),
     entry(
         "internal",

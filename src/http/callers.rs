@@ -6,6 +6,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -15,6 +16,7 @@ pub(super) struct Callers {
     limit: usize,
     next: Cell<u64>,
     present: Rc<RefCell<BTreeMap<u64, Present>>>,
+    left: Rc<Notify>,
 }
 
 #[derive(Debug)]
@@ -29,11 +31,12 @@ pub(super) struct Call {
     number: u64,
     last_request: Rc<Cell<Instant>>,
     present: Rc<RefCell<BTreeMap<u64, Present>>>,
+    left: Rc<Notify>,
 }
 
 impl Callers {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, next: Cell::new(0), present: Rc::default() }
+        Self { limit, next: Cell::new(0), present: Rc::default(), left: Rc::default() }
     }
 
     /// Starts a task for one more connection.
@@ -43,9 +46,16 @@ impl Callers {
         }
         let number = self.next.replace(self.next.get() + 1);
         let last_request = Rc::new(Cell::new(Instant::now()));
-        let call = Call { number, last_request: Rc::clone(&last_request), present: Rc::clone(&self.present) };
+        let call = Call { number, last_request: Rc::clone(&last_request), present: Rc::clone(&self.present), left: Rc::clone(&self.left) };
         let task = tokio::task::spawn_local(connection(call)).abort_handle();
         self.present.borrow_mut().insert(number, Present { last_request, task });
+    }
+
+    /// Waits until the last connection has ended by itself.
+    pub(super) async fn last_left(&self) {
+        while !self.present.borrow().is_empty() {
+            self.left.notified().await;
+        }
     }
 
     /// Ends the connection that has been without a request for longest.
@@ -86,5 +96,6 @@ impl Drop for Call {
     fn drop(&mut self) {
         // Gone already where it was dismissed.
         self.present.borrow_mut().remove(&self.number);
+        self.left.notify_one();
     }
 }

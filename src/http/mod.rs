@@ -1,9 +1,10 @@
-//! HTTP: the operations endpoints.
+//! HTTP: the operations endpoints, and SQL over HTTP in a house of its own (`api`).
 //!
 //! Owns requests and answers; never a number of its own: what it says comes from one [`Snapshot`], as everywhere. It runs on the control thread and
 //! answers without a password, so that it is for private networks.
 
 mod answer;
+pub mod api;
 mod callers;
 mod serve;
 #[cfg(test)]

@@ -168,6 +168,36 @@ labelled! {
 }
 
 labelled! {
+    /// A way to speak SQL over HTTP.
+    Api {
+        /// `POST /sql`, as Neon's driver speaks it.
+        Neon = "neon",
+        /// The operations of the RDS Data API.
+        Data = "data",
+        /// `POST /query`.
+        Query = "query",
+        /// A WebSocket with the PostgreSQL protocol inside, counted when it is opened.
+        Tunnel = "tunnel",
+    }
+}
+
+labelled! {
+    /// How a request over HTTP ended.
+    ApiOutcome {
+        /// It was answered.
+        Ok = "ok",
+        /// The request or its statement was wrong.
+        Error = "error",
+        /// The caller was not believed.
+        Denied = "denied",
+        /// There was no room, or it came too late.
+        Refused = "refused",
+        /// The database or the proxy failed.
+        Failed = "failed",
+    }
+}
+
+labelled! {
     /// Why a query was cancelled.
     CancelCause {
         /// The client asked.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::labels::{By, ConnectOutcome, Lifecycle, ServerState};
 use super::process::Usage;
 use super::tenant::TenantNumbers;
-use super::{Durations, Pressure, UpstreamNumbers};
+use super::{ApiSnapshot, Durations, Pressure, UpstreamNumbers};
 
 /// What the caller knows of the process.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +73,8 @@ pub struct Snapshot {
     pub databases: Vec<DatabaseSnapshot>,
     /// Upstreams, in the caller's order.
     pub upstreams: Vec<UpstreamSnapshot>,
+    /// SQL over HTTP.
+    pub api: ApiSnapshot,
     /// What happened in tenants while they had no series of their own in `/metrics`; none while all have one.
     #[serde(skip)]
     pub(super) others: Option<TenantNumbers>,

@@ -1,7 +1,7 @@
 //! The table of metric families: the one place where a metric has its name, type, labels, unit and help. The export and the reference page both come from it.
 
 use super::export::{Samples, View};
-use super::labels::{CancelCause, ClientState, ConnectOutcome, Label, LoginOutcome, ServerState};
+use super::labels::{Api, ApiOutcome, CancelCause, ClientState, ConnectOutcome, Label, LoginOutcome, ServerState};
 use super::tenant::TenantNumbers;
 use super::{Durations, Sparse, UpstreamSnapshot};
 
@@ -54,6 +54,8 @@ const CLIENT_STATE: Tag = Tag { name: "state", values: Values::Words(words::<Cli
 const LOGIN_OUTCOME: Tag = Tag { name: "outcome", values: Values::Words(words::<LoginOutcome>) };
 const SERVER_STATE: Tag = Tag { name: "state", values: Values::Words(words::<ServerState>) };
 const CONNECT_OUTCOME: Tag = Tag { name: "outcome", values: Values::Words(words::<ConnectOutcome>) };
+const API: Tag = Tag { name: "api", values: Values::Words(words::<Api>) };
+const API_OUTCOME: Tag = Tag { name: "outcome", values: Values::Words(words::<ApiOutcome>) };
 const CAUSE: Tag = Tag { name: "cause", values: Values::Words(words::<CancelCause>) };
 const DIRECTION: Tag =
     Tag { name: "direction", values: Values::Words(|| vec![("in", " From clients to servers."), ("out", " From servers to clients.")]) };
@@ -266,6 +268,42 @@ pub(super) const FAMILIES: &[Family] = &[
         labels: &[UPSTREAM],
         help: "How hard the upstream is pressed: up to a half how busy its connections are, above that how long clients wait for what they may wait; 1 where it is down or clients are refused.",
         read: |view, samples| each_upstream(view, |name, upstream| samples.value(&[name], upstream.pressure.pressure)),
+    },
+    Family {
+        name: "pgweir_api_requests_total",
+        kind: Kind::Counter,
+        unit: "requests",
+        labels: &[API, API_OUTCOME],
+        help: "Requests of SQL over HTTP that were answered, by how they were made and how they ended; what their callers do as clients is counted with everybody's.",
+        read: |view, samples| {
+            view.snapshot.api.requests.iter().for_each(|requests| {
+                requests.outcomes.iter().for_each(|(outcome, count)| samples.count(&[requests.api, outcome.label()], count));
+            });
+        },
+    },
+    Family {
+        name: "pgweir_api_request_seconds",
+        kind: Kind::Histogram,
+        unit: "seconds",
+        labels: &[API],
+        help: "From a request of SQL over HTTP, its body included, to its answer.",
+        read: |view, samples| view.snapshot.api.requests.iter().for_each(|requests| samples.durations(&[requests.api], &requests.took)),
+    },
+    Family {
+        name: "pgweir_api_connections",
+        kind: Kind::Gauge,
+        unit: "connections",
+        labels: &[],
+        help: "Open connections for SQL over HTTP, tunnels among them.",
+        read: |view, samples| samples.level(&[], view.snapshot.api.connections),
+    },
+    Family {
+        name: "pgweir_api_transactions",
+        kind: Kind::Gauge,
+        unit: "transactions",
+        labels: &[],
+        help: "Transactions of the Data API that are held between two calls or are at work: each holds a server connection.",
+        read: |view, samples| samples.level(&[], view.snapshot.api.transactions),
     },
     Family {
         name: "pgweir_build_info",

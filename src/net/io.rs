@@ -17,6 +17,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::tls::{TlsInfo, TlsIo};
 
+/// The first byte of a TLS handshake.
+const TLS_RECORD: u8 = 0x16;
+
 /// One connection of the proxy, to a client or to a server.
 #[derive(Debug)]
 pub enum Io {
@@ -106,6 +109,15 @@ impl Io {
             Self::Tls(stream) => stream.poll_readable_hint(),
             Self::Duplex(_) => false,
         }
+    }
+
+    /// Waits for the first byte, without taking it: whether it is that of a TLS record. `false` where nothing comes any more, and where it cannot be told.
+    ///
+    /// Cancel safe.
+    pub async fn speaks_tls(&self) -> io::Result<bool> {
+        let Self::Tcp(stream) = self else { return Ok(false) };
+        let mut first = [0];
+        Ok(stream.peek(&mut first).await? > 0 && first == [TLS_RECORD])
     }
 
     /// Whether TLS protects it.

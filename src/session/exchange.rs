@@ -141,13 +141,14 @@ pub async fn cleartext(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>
     hello.io.write_all(&out).await?;
     let body = answer(hello).await?;
     let password = Zeroizing::new(message::password(&body).map_err(malformed)?.to_vec());
-    // Against the verifier of an unknown user, so that it takes as long.
-    let secret = known.map_or_else(|| Arc::new(Secret::Scram(secrets.mock(user.as_bytes()))), Arc::clone);
-    let name = user.to_owned();
-    let given = password.clone();
-    let checked = tokio::task::spawn_blocking(move || secret.check_password(name.as_bytes(), &given)).await;
-    checked.unwrap_or(Err(Denied::WrongPassword)).map_err(|why| denied(user, why))?;
-    Ok(String::from_utf8(password.to_vec()).map_or(Proven::Otherwise, |password| Proven::Password(Zeroizing::new(password))))
+    brought(password, user, known, secrets).await
+}
+
+/// A password that the client has brought along, in the clear.
+pub async fn brought(password: Zeroizing<Vec<u8>>, user: &str, known: Option<&Arc<Secret>>, secrets: &Secrets) -> Result<Proven, Failed> {
+    secrets.check(user, known, &password).await.map_err(|why| denied(user, why))?;
+    let text = std::str::from_utf8(&password).map(str::to_owned);
+    Ok(text.map_or(Proven::Otherwise, |password| Proven::Password(Zeroizing::new(password))))
 }
 
 /// The certificate that the client showed in the TLS handshake.

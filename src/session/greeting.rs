@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use tokio::sync::oneshot;
 
+use super::door::Door;
 use super::house::Certificate;
 use super::worker::{Mail, Worker};
 use crate::config::ClientTlsMode;
@@ -35,6 +36,8 @@ pub struct Hello {
     pub rest: Vec<u8>,
     /// The certificate that it was shown, if it came over TLS.
     pub certificate: Option<std::sync::Arc<Certificate>>,
+    /// By which door it came.
+    pub door: Door,
 }
 
 /// Greets one connection.
@@ -95,7 +98,7 @@ pub async fn greet(mut io: Io, worker: &Rc<Worker>) -> Greeted {
                 if required && certificate.is_none() && !matches!(io, Io::Unix(_) | Io::Duplex(_)) {
                     return Greeted::Refused(io, Fault::TlsRequired);
                 }
-                return Greeted::Client(Box::new(Hello { io, startup, rest: buffer.to_vec(), certificate }));
+                return Greeted::Client(Box::new(Hello { io, startup, rest: buffer.to_vec(), certificate, door: Door::Front }));
             }
             Err(bad) => return Greeted::Refused(io, Fault::BadPacket(bad)),
         }

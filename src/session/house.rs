@@ -197,7 +197,18 @@ impl House {
         let max_pinned = configured.map_or(0, |tenant| tenant.limits.max_pinned);
         let quotas = configured.map(|tenant| quotas(&tenant.limits)).filter(|quotas| *quotas != Quotas::default());
         let usage = Arc::clone(self.usage.lock().entry(name.clone()).or_insert_with(|| Arc::new(Mutex::new(Usage::new(now())))));
-        Tenant { id: self.tenant_id(&name), name, database: database.into(), limits, numbers, pinned, max_pinned, quotas, usage }
+        Tenant {
+            id: self.tenant_id(&name),
+            name,
+            database: database.into(),
+            limits,
+            numbers,
+            pinned,
+            max_pinned,
+            quotas,
+            usage,
+            patience: None,
+        }
     }
 
     /// The number that a tenant's accounts go by. It stays with the name over reloads.

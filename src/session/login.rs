@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::census::Protection;
+use super::door::{Door, Proof, Side};
 use super::exchange::{self, Proven};
 use super::greeting::Hello;
 use super::house::{Admitted, keep};
@@ -84,7 +85,9 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
     let arrival = Arrival::of(hello, peer, worker);
     let minor = arrival.negotiate(hello).await?;
     let tenant = arrival.tenant(hello);
-    let proven = match tenant.as_ref().map_or(Ok(()), |(tenant, _)| may_log_in(tenant)) {
+    let is_login = hello.door.is_login();
+    let limit = tenant.as_ref().map_or(Ok(()), |(tenant, _)| if is_login { may_log_in(tenant) } else { Ok(()) });
+    let proven = match limit {
         Ok(()) => arrival.prove(hello).await,
         Err(fault) => Err(fault.into()),
     };
@@ -94,8 +97,11 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
         (Ok(proven), Ok((tenant, at))) => arrival.settle_in(hello, tenant, *at, proven, minor).await,
     };
     let tenant = tenant.map_or_else(|_| worker.tenant(0, arrival.config.database_name(&arrival.database)), |(tenant, _)| tenant);
-    tenant.numbers.logins[outcome_of(&outcome).index()].add(1);
+    if is_login || outcome.is_err() {
+        tenant.numbers.logins[outcome_of(&outcome).index()].add(1);
+    }
     match &outcome {
+        Ok(_) if !is_login => {}
         Ok(_) => tenant.numbers.login.observe(now().saturating_duration_since(began)),
         Err(Failed::With(fault)) => tenant.numbers.refused[fault.number()].add(1),
         Err(Failed::Gone) => {}
@@ -172,12 +178,24 @@ impl<'a> Arrival<'a> {
     /// Has the client prove that it is who it says.
     async fn prove(&self, hello: &mut Hello) -> Result<Proven, Failed> {
         let (config, user) = (&self.config, self.user.as_str());
+        let secrets = &self.worker.house.secrets;
+        if let Door::Side(Side { proof, .. }) = &mut hello.door {
+            let brought = match proof {
+                Proof::Vouched { .. } => return Ok(Proven::Otherwise),
+                Proof::Password(password) => Some(std::mem::take(password)),
+                Proof::Asked => None,
+            };
+            let known = self.known(hello).await?;
+            return match brought {
+                Some(password) => exchange::brought(password, user, known.as_ref(), secrets).await,
+                None => exchange::cleartext(hello, user, known.as_ref(), secrets).await,
+            };
+        }
         if is_trusted(config, self.peer) && config.users.contains_key(user) {
             return Ok(Proven::Trusted);
         }
         let known = self.known(hello).await?;
         let known = known.as_ref();
-        let secrets = &self.worker.house.secrets;
         let has_verifier = matches!(known.map(|known| &**known), Some(Secret::Scram(_)));
         match config.auth.method {
             AuthMethod::Md5 if !has_verifier => exchange::md5(hello, user, known).await,
@@ -195,7 +213,7 @@ impl<'a> Arrival<'a> {
             return Ok(secret_of(user).map(Arc::new));
         }
         // A certificate names configured users only. And a name that is not text is nobody's here, however it would look when made into one.
-        if config.auth.method == AuthMethod::Cert || hello.startup.user != self.user.as_bytes() {
+        if (config.auth.method == AuthMethod::Cert && matches!(hello.door, Door::Front)) || hello.startup.user != self.user.as_bytes() {
             return Ok(None);
         }
         let Some(upstream) = config.database(&self.database).and_then(|database| self.worker.house.upstream(&database.upstream)) else {
@@ -210,11 +228,14 @@ impl<'a> Arrival<'a> {
         let config = &self.config;
         let at = if let Some(named) = hello.startup.setting("pgweir.tenant") {
             let named = text(named);
-            let may = config.users.get(&self.user).is_some_and(|user| user.may_name_tenant);
+            let may = hello.door.vouches_for_tenant() || config.users.get(&self.user).is_some_and(|user| user.may_name_tenant);
             config.tenant_named(&named).filter(|_| may).ok_or(Fault::Tenant { tenant: named })?
         } else {
             let application_name = hello.startup.setting("application_name").map(text).unwrap_or_default();
-            let tls_name = hello.io.tls_info().and_then(|info| info.server_name.map(str::to_owned));
+            let tls_name = match &hello.door {
+                Door::Side(side) => side.tls_name.clone(),
+                Door::Front => hello.io.tls_info().and_then(|info| info.server_name.map(str::to_owned)),
+            };
             config.tenant_for(&self.user, &self.database, &application_name, tls_name.as_deref())
         };
         Ok((self.worker.tenant(at, config.database_name(&self.database)), at))
@@ -253,10 +274,13 @@ impl<'a> Arrival<'a> {
         };
         let profile = profile(worker, &pool, tenant, settings).await?;
 
+        let tenant = match &hello.door {
+            Door::Side(Side { patience: Some(patience), .. }) => Rc::new(tenant.with_patience(*patience)),
+            _ => Rc::clone(tenant),
+        };
         let nonce = u32::from_be_bytes(random().map_err(|_| Fault::Internal)?);
         let long_key = minor >= 2;
-        let (slot, watch) =
-            worker.enroll(|| Watch::new((nonce, long_key), self.peer, (pool, database.strict, budget), Rc::clone(tenant), now()));
+        let (slot, watch) = worker.enroll(|| Watch::new((nonce, long_key), self.peer, (pool, database.strict, budget), tenant, now()));
         watch.introduce(Protection::of(hello.io.tls_info().map(|info| info.version)), &profile.settings);
         let pid = house.keys.pid(worker.number, slot);
         let mut out = BytesMut::with_capacity(512);

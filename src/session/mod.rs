@@ -6,6 +6,7 @@
 mod census;
 mod client;
 mod deadline;
+pub mod door;
 mod end;
 mod examine;
 mod exchange;
@@ -29,10 +30,12 @@ mod watch;
 mod worker;
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
 use client::Client;
+use door::Door;
 use greeting::{Greeted, Hello};
 use login::{Failed, LoggedIn};
 
@@ -55,9 +58,14 @@ pub use worker::{Mail, Mailbox, Worker};
 ///
 /// Cancel safe: a dropped future closes the connection.
 pub fn serve(io: Io, peer: Peer, worker: Rc<Worker>) -> impl Future<Output = ()> {
+    serve_by(Door::Front, io, peer, worker)
+}
+
+/// The same by whatever door.
+fn serve_by(door: Door, io: Io, peer: Peer, worker: Rc<Worker>) -> impl Future<Output = ()> {
     // On the heap, for as long as it takes: what an idle client keeps must stay small.
     let turnstile = Rc::clone(&worker.turnstile);
-    let entering = Box::new(turnstile.through(Box::pin(enter(io, peer, worker))));
+    let entering = Box::new(turnstile.through(Box::pin(enter(door, io, peer, worker))));
     async move {
         let mut client = entering.await;
         if let Some(client) = &mut client {
@@ -66,13 +74,17 @@ pub fn serve(io: Io, peer: Peer, worker: Rc<Worker>) -> impl Future<Output = ()>
     }
 }
 
+/// How long a login may take.
+fn login_limit(worker: &Worker) -> Duration {
+    worker.house.config.load().clients.login_timeout.unwrap_or(NO_LIMIT)
+}
+
 /// The cold beginning, within the time that a login may take.
-async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
+async fn enter(door: Door, io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
     let worker = &worker;
     let _entering = worker.house.enter();
     let began = now();
-    let limit = worker.house.config.load().clients.login_timeout.unwrap_or(NO_LIMIT);
-    let until = began + limit;
+    let limit = login_limit(worker);
     let greeted = worker.clock.within(limit, Box::pin(greeting::greet(io, worker))).await?;
     let mut hello = match greeted {
         Greeted::Client(hello) => hello,
@@ -82,12 +94,19 @@ async fn enter(io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Client> {
             return None;
         }
     };
-    let left = until.saturating_duration_since(now());
+    hello.door = door;
     if visit::is_console(&hello.startup.database) {
+        let left = (began + limit).saturating_duration_since(now());
         let outcome = worker.clock.within(left, Box::pin(login::log_in_to_console(&mut hello, peer, worker))).await;
         receive_visitor(hello, peer, worker, outcome.unwrap_or(Err(Failed::With(Fault::LoginTimeout)))).await;
         return None;
     }
+    settle(hello, peer, worker, (began, limit)).await
+}
+
+/// Logs a client in that has said who it is, in what is left of so long since it `began`.
+async fn settle(mut hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, (began, limit): (Instant, Duration)) -> Option<Client> {
+    let left = (began + limit).saturating_duration_since(now());
     let outcome = worker.clock.within(left, Box::pin(login::log_in(&mut hello, peer, worker, began))).await;
     match outcome.unwrap_or(Err(Failed::With(Fault::LoginTimeout))) {
         Ok((watch, slot, settings, admitted)) => {
@@ -120,10 +139,10 @@ async fn receive_visitor(hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, out
 }
 
 /// What stands for no limit.
-const NO_LIMIT: std::time::Duration = std::time::Duration::from_hours(24);
+const NO_LIMIT: Duration = Duration::from_hours(24);
 
 /// How long a client that is turned away may take to hear why.
-const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(2);
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Tells a client why it does not come in. One of a kind a second has a line of its own in the log; the sweep tells how many more there were.
 async fn turn_away(mut io: Io, (peer, startup): (Peer, Option<&Startup>), worker: &Rc<Worker>, fault: &Fault) {

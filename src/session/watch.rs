@@ -62,7 +62,7 @@ pub enum Deadline {
 }
 
 /// A tenant as its clients know it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tenant {
     /// Its place among the tenants of the configuration it came from.
     pub id: TenantId,
@@ -82,9 +82,17 @@ pub struct Tenant {
     pub quotas: Option<Quotas>,
     /// What all its clients have used.
     pub usage: Arc<Mutex<Usage>>,
+    /// For how long these clients of its may leave a transaction open with nothing running, where they have a limit of their own.
+    pub patience: Option<Duration>,
 }
 
 impl Tenant {
+    /// The same for a client that has a limit of its own for how long it may leave a transaction open with nothing running.
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        let limits = Limits { idle_transaction: Some(patience), ..self.limits };
+        Self { limits, patience: Some(patience), ..self.clone() }
+    }
+
     /// A transaction begins.
     ///
     /// # Errors

@@ -238,12 +238,14 @@ impl Worker {
         self.local.set_upstreams(self.house.upstreams());
         let config = self.house.config.load();
         for (_, watch) in &*self.clients.borrow() {
-            let (name, database) = {
+            let (name, database, patience) = {
                 let tenant = watch.tenant.borrow();
-                (tenant.name.clone(), Rc::clone(&tenant.database))
+                (tenant.name.clone(), Rc::clone(&tenant.database), tenant.patience)
             };
             if let Some(at) = config.tenant_named(&name) {
-                *watch.tenant.borrow_mut() = self.tenant(at, &database);
+                let tenant = self.tenant(at, &database);
+                *watch.tenant.borrow_mut() =
+                    patience.map_or_else(|| Rc::clone(&tenant), |patience| Rc::new(tenant.with_patience(patience)));
             }
         }
     }

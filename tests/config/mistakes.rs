@@ -151,11 +151,34 @@ fn a_guarantee_larger_than_the_budget_is_an_error() {
 }
 
 #[test]
-fn what_is_not_in_force_yet_is_said() {
-    let loaded = load(&with("[listen]\napi = \"127.0.0.1:8443\"\n"), &[]).unwrap();
-    let told: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("`api` is not in force yet"), "{told:?}");
+fn sql_over_http_is_set_up_safely_or_not_at_all() {
+    assert!(load(&with("[listen]\napi = \"127.0.0.1:8443\"\n"), &[]).unwrap().warnings.is_empty());
+    let open = "[listen]\napi = \"0.0.0.0:8443\"\n";
+    expect(&with(open), &[("\"0.0.0.0:8443\"", "needs TLS beyond this machine", "[tls.client]")]);
+    assert!(load(&with(&format!("{open}[api]\nallow_plaintext = true\n")), &[]).is_ok());
+    let wrong = "[api]\ndatabase = \"ap\"\nmax_response = \"1KiB\"\ntransaction_idle_timeout = \"0\"\n";
+    expect(
+        &with(wrong),
+        &[
+            ("\"ap\"", "there is no database `ap`", "did you mean \"app\"?"),
+            ("\"1KiB\"", "`max_response` cannot be 1024 bytes", "4KiB"),
+            ("\"0\"", "`transaction_idle_timeout` cannot be off", "3m"),
+        ],
+    );
+}
+
+#[test]
+fn tokens_need_keys_that_nobody_else_can_have_put_there() {
+    let tokens = |lines: &str| with(&format!("[api.tokens]\n{lines}"));
+    expect(&tokens("audience = \"pgweir\"\n"), &[("tokens", "there are no keys to check tokens with", "jwks_file")]);
+    expect(
+        &tokens("jwks_url = \"http://issuer.example/keys\"\naudience = \"x\"\n"),
+        &[("\"http://issuer.example/keys\"", "keys of their own", "https://")],
+    );
+    let both = "jwks_url = \"https://issuer.example/keys\"\njwks_file = \"Cargo.toml\"\n";
+    expect(&tokens(both), &[("\"https://issuer.example/keys\"", "both set", "keep one of them")]);
+    let loaded = load(&tokens("jwks_url = \"https://issuer.example/keys\"\n"), &[]).unwrap();
+    assert!(loaded.warnings[0].what.contains("issued for other services"), "{:?}", loaded.warnings);
 }
 
 #[test]

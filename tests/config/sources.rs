@@ -101,7 +101,7 @@ fn variables_take_the_place_of_what_the_file_says() {
     assert!(config.database("anything").is_some());
     assert_eq!(config.tenant_for("new", "app", "", None), 1);
     assert!(config.users["app"].may_name_tenant);
-    assert_eq!(config.access_keys[0].id, "AKID");
+    assert_eq!(config.api.access_keys[0].id, "AKID");
     assert_eq!(config.log.level, "debug");
 }
 

@@ -1,10 +1,10 @@
-//! Who may log in, and how: users, methods, the admin database, keys of SQL over HTTP.
+//! Who may log in, and how: users, methods, the admin database.
 
 use std::collections::BTreeMap;
 
 use super::Compiling;
 use super::secrets::Written;
-use crate::config::model::{AccessKey, Auth, Console, User};
+use crate::config::model::{Auth, Console, User};
 use crate::config::secret::SecretText;
 use crate::config::settings::{AuthMethod, ClientCertificates, UserSettings};
 use crate::config::words::{nearest, path};
@@ -119,7 +119,7 @@ impl Compiling<'_, '_> {
     }
 
     /// Tells when nobody of that name can ever log in.
-    fn known_user(&mut self, at: &[String], name: &str) {
+    pub(super) fn known_user(&mut self, at: &[String], name: &str) {
         let users = &self.settings.users;
         if users.contains_key(name) || self.asks_servers() {
             return;
@@ -129,38 +129,6 @@ impl Compiling<'_, '_> {
             None => format!("add [users.{name}]"),
         };
         self.findings.error(at, format!("there is no user `{name}`"), remedy);
-    }
-
-    pub(super) fn access_keys(&mut self) -> Vec<AccessKey> {
-        let settings = self.settings;
-        let mut keys: Vec<AccessKey> = Vec::new();
-        for (index, written) in settings.api.access_keys.iter().enumerate() {
-            let at = path(["api", "access_keys", &index.to_string()]);
-            let secret = self.secret(
-                &at,
-                "secret",
-                &Written { text: written.secret.as_ref(), variable: written.secret_env.as_deref(), file: written.secret_file.as_deref() },
-            );
-            let (Some(id), Some(user)) = (&written.id, &written.user) else {
-                self.findings.missing(&at, "an access key needs `id` and `user`", "add what is missing");
-                continue;
-            };
-            self.known_user(&[&at[..], &["user".to_owned()]].concat(), user);
-            if keys.iter().any(|key| key.id == *id) {
-                let what = format!("the access key `{id}` is defined twice");
-                self.findings.error(&[&at[..], &["id".to_owned()]].concat(), what, "keep one of them");
-            }
-            let is_written = written.secret_env.is_some() || written.secret_file.is_some();
-            match secret {
-                Some(secret) => keys.push(AccessKey { id: id.clone(), secret, user: user.clone() }),
-                None if is_written => {}
-                None => {
-                    let what = format!("the access key `{id}` has no secret");
-                    self.findings.missing(&at, what, "add `secret`, `secret_env` or `secret_file`");
-                }
-            }
-        }
-        keys
     }
 }
 

@@ -1,6 +1,7 @@
 //! From settings that fit their types to the [`Config`] that the program goes by: names looked up, secrets resolved, files looked for, numbers weighed
 //! against each other. Every mistake is told, not only the first.
 
+mod api;
 mod legs;
 mod login;
 mod secrets;
@@ -36,7 +37,6 @@ pub(super) fn compile(settings: &Settings, written: &Json, variables: &Variables
     let databases = compiling.databases();
     let users = compiling.users();
     let tenants = compiling.tenants();
-    let access_keys = compiling.access_keys();
     let mut named = databases;
     let any_database = named.remove("*");
     Config {
@@ -49,7 +49,7 @@ pub(super) fn compile(settings: &Settings, written: &Json, variables: &Variables
         auth: compiling.auth(),
         tenants,
         console: compiling.console(),
-        access_keys,
+        api: compiling.api(),
         clients: compiling.clients(),
         client_tcp: compiling.client_tcp(),
         server_tcp: compiling.server_tcp(),

@@ -58,9 +58,6 @@ fn table(file: &mut String, shape: &Shape, path: &[String], is_on: bool) {
         };
         file.push('\n');
         comment(file, &field.text);
-        if let Some(why) = &field.not_yet {
-            comment(file, &format!("Not in force yet: {why}"));
-        }
         let mark = if is_on { "" } else { "# e.g. " };
         let _ = writeln!(file, "{mark}{}{}{}", brackets.0, path.join("."), brackets.1);
         table(file, inner, &path, is_on);
@@ -79,9 +76,6 @@ fn leaf(file: &mut String, field: &Field, path: &[String], is_on: bool) {
         let _ = write!(about, "; applies: {}", applies.words());
     }
     comment(file, &format!("({about})"));
-    if let Some(why) = &field.not_yet {
-        comment(file, &format!("Not in force yet: {why}"));
-    }
     let name = &field.name;
     let set = SET.iter().find(|(setting, _)| *setting == path.join("."));
     let _ = match (set, &field.default, &field.example) {

@@ -63,9 +63,6 @@ fn table(page: &mut String, shape: &Shape, path: &[String]) {
         };
         // Writing to a String cannot fail.
         let _ = write!(page, "\n## `{header}`\n\n{}\n", field.text);
-        if let Some(why) = &field.not_yet {
-            let _ = write!(page, "\n**Not in force yet:** {why}\n");
-        }
         table(page, inner, &path);
     }
 }
@@ -88,9 +85,6 @@ fn leaf(page: &mut String, field: &Field, path: &[String]) {
         return;
     }
     let _ = write!(page, "\n{}\n", field.text);
-    if let Some(why) = &field.not_yet {
-        let _ = write!(page, "\n**Not in force yet:** {why}\n");
-    }
     if let Shape::Value(Kind::Word(words)) = &field.shape {
         page.push('\n');
         for (word, doc) in words {

@@ -19,9 +19,8 @@ pub struct ListenSettings {
     ///
     /// applies: restart
     pub http: HttpAddress,
-    /// Address for SQL over HTTP, such as `"0.0.0.0:8443"`; `"off"` for none.
-    ///
-    /// not in force yet: SQL over HTTP is not built.
+    /// Address for SQL over HTTP, such as `"0.0.0.0:8443"`; `"off"` for none. It shows the certificate of `[tls.client]`; without one it serves callers of this machine
+    /// only, unless `api.allow_plaintext` is set.
     ///
     /// applies: restart
     pub api: HttpAddress,

@@ -2,8 +2,9 @@
 //! and the annotated example are generated from them, `check` and the environment variables follow the same schema.
 //!
 //! A setting's doc says what it does; its default, type and environment variable are added by the generator. Its last line is
-//! `applies: at once | next connection | restart`, which reload goes by. A line `not in force yet: ..` makes `check` warn whoever sets it.
+//! `applies: at once | next connection | restart`, which reload goes by.
 
+mod api;
 mod console;
 mod listen;
 mod login;
@@ -17,7 +18,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use console::{AccessKeySettings, ApiSettings, ConsoleSettings};
+pub use api::{AccessKeySettings, ApiSettings};
+pub use console::ConsoleSettings;
 pub use listen::{ClientsSettings, KeepaliveClientSettings, KeepaliveServerSettings, ListenSettings, TcpSettings};
 pub use login::{AuthMethod, AuthSettings, DatabaseSettings, PoolMode, UserSettings};
 pub use process::{LogFormat, LogSettings, ProcessSettings};

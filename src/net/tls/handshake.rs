@@ -19,6 +19,9 @@ use crate::net::{HandshakeError, Io};
 /// The protocol's name in ALPN.
 pub(super) const ALPN: &[u8] = b"postgresql";
 
+/// The name of HTTP there.
+const HTTP_ALPN: &[u8] = b"http/1.1";
+
 /// The most that a peer may send before the handshake gets on: a certificate chain may be long, but not longer than rustls's own
 /// limit for one message.
 const LONGEST: usize = 0x1_0000 + 4096;
@@ -33,6 +36,8 @@ pub enum Opening {
     Requested,
     /// It spoke TLS from the first byte on. It must name `postgresql` by ALPN.
     Direct,
+    /// It speaks HTTP inside. It must not name anything but `http/1.1` by ALPN, if it names anything.
+    Http,
 }
 
 /// Greets a client that speaks TLS. `first` are bytes of it that were read already.
@@ -41,6 +46,9 @@ pub enum Opening {
 pub async fn accept_tls(io: Io, first: &[u8], tls: &ClientTls, opening: Opening) -> Result<Io, HandshakeError> {
     let presented = Arc::new(Presented { key: Arc::clone(tls.key()), asked: OnceLock::new() });
     let mut config = tls.config().clone();
+    if opening == Opening::Http {
+        config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
+    }
     config.cert_resolver = Arc::clone(&presented) as Arc<dyn ResolvesServerCert>;
     let session = Session::Server(UnbufferedServerConnection::new(Arc::new(config))?);
     let (mut io, mut agreed) = Box::pin(shake_hands(io, session, first)).await?;

@@ -1,0 +1,59 @@
+//! What all requests share.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::data::{Retries, Transactions};
+use super::reply::{Reply, outcome};
+use super::tokens::Keyring;
+use crate::config::Config;
+use crate::metrics::Api;
+use crate::net::now;
+use crate::session::Worker;
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct Desk {
+    /// The worker whose clients the callers are.
+    pub(super) worker: Rc<Worker>,
+    pub(super) tokens: Keyring,
+    pub(super) transactions: Rc<Transactions>,
+    pub(super) retries: Rc<Retries>,
+}
+
+/// A connection that counts; dropping it counts it out.
+#[derive(Debug)]
+pub(super) struct Opened(Rc<Worker>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.house.metrics.api.connections.add(-1);
+    }
+}
+
+impl Desk {
+    pub(super) fn new(worker: Rc<Worker>) -> Rc<Self> {
+        Rc::new(Self { worker, tokens: Keyring::default(), transactions: Transactions::new(), retries: Rc::default() })
+    }
+
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.worker.house.config.load_full()
+    }
+
+    /// One more connection.
+    pub(super) fn opened(&self) -> Opened {
+        self.worker.house.metrics.api.connections.add(1);
+        Opened(Rc::clone(&self.worker))
+    }
+
+    /// A request that came at `began` has this reply.
+    pub(super) fn count(&self, api: Api, reply: &Reply, began: Instant) {
+        self.worker.house.metrics.api.answered(api, outcome(reply), now().saturating_duration_since(began));
+    }
+
+    /// The proxy is stopping: what is held between calls ends.
+    pub(super) fn dismiss(&self) {
+        self.transactions.end_all(&self.worker.house);
+    }
+}

@@ -1,0 +1,218 @@
+//! Bearer tokens: whether one holds, and whose it is. The keys come from a file or a URL, and are read anew now and then.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::handshake;
+use hyper::header::{ACCEPT, HOST};
+use hyper_util::rt::TokioIo;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use rustls::pki_types::ServerName;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use tokio_rustls::TlsConnector;
+
+use super::trouble::Trouble;
+use crate::config::{Config, KeySource, Tokens};
+use crate::fault::Fault;
+use crate::net::tls::{CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation};
+use crate::net::{ConnectOptions, Io, connect, now};
+
+/// How old keys may be.
+const FRESH: Duration = Duration::from_mins(5);
+/// How soon they are asked for again because a token names another.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long fetching them may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The longest set of keys, in bytes.
+const LONGEST: usize = 1 << 20;
+/// For so long a token that held is not checked again.
+const BELIEVED: Duration = Duration::from_mins(1);
+/// How many such are kept.
+const MOST: usize = 10_000;
+
+/// What all callers hear, whatever is wrong with their token.
+const REFUSAL: &str = "the token does not hold";
+
+/// Whose token it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Believed {
+    pub(super) user: String,
+    /// Its tenant, where a claim names it.
+    pub(super) tenant: Option<String>,
+}
+
+/// The keys, and the tokens that held a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Keyring {
+    keys: RefCell<Option<Keys>>,
+    believed: RefCell<HashMap<String, (Believed, Instant)>>,
+}
+
+#[derive(Debug)]
+struct Keys {
+    source: Tokens,
+    set: JwkSet,
+    since: Instant,
+}
+
+impl Keyring {
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// When it does not hold, or no tokens are taken here. The log says why.
+    pub(super) async fn believe(&self, token: &str, config: &Config) -> Result<Believed, Trouble> {
+        let Some(settings) = &config.api.tokens else {
+            return Err(Fault::NotBelieved("tokens are not taken here").into());
+        };
+        let is_same = self.keys.borrow().as_ref().is_some_and(|keys| keys.source == *settings);
+        if is_same
+            && let Some((believed, until)) = self.believed.borrow().get(token)
+            && now() < *until
+        {
+            return Ok(believed.clone());
+        }
+        let believed = self.check(token, settings).await.map_err(|why| {
+            tracing::info!(why, "a token was not believed");
+            Trouble::from(Fault::NotBelieved(REFUSAL))
+        })?;
+        Ok(believed)
+    }
+
+    async fn check(&self, token: &str, settings: &Tokens) -> Result<Believed, String> {
+        let header = decode_header(token).map_err(|error| error.to_string())?;
+        let key = self.key(header.kid.as_deref(), settings).await?;
+        let mut validation = Validation::new_for_family(key.family());
+        validation.leeway = 5;
+        validation.validate_nbf = true;
+        let mut required = vec!["exp"];
+        if let Some(issuer) = &settings.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        match &settings.audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            None => validation.validate_aud = false,
+        }
+        validation.set_required_spec_claims(&required);
+        let claims = decode::<Map<String, Value>>(token, &key, &validation).map_err(|error| error.to_string())?.claims;
+        let named = |claim: &str| claims.get(claim).and_then(Value::as_str).map(str::to_owned);
+        let user = settings.user.clone().or_else(|| named(&settings.user_claim));
+        let user = user.ok_or_else(|| format!("it has no claim `{}`", settings.user_claim))?;
+        let tenant = match &settings.tenant_claim {
+            Some(claim) => Some(named(claim).ok_or_else(|| format!("it has no claim `{claim}`"))?),
+            None => None,
+        };
+        let believed = Believed { user, tenant };
+        let left = claims.get("exp").and_then(Value::as_f64).unwrap_or_default() - crate::net::since_1970().as_secs_f64();
+        let until = now() + BELIEVED.min(Duration::try_from_secs_f64(left.max(0.0)).unwrap_or_default());
+        let mut known = self.believed.borrow_mut();
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(token.to_owned(), (believed.clone(), until));
+        Ok(believed)
+    }
+
+    /// The key of this name; of several, a token must name one.
+    async fn key(&self, name: Option<&str>, settings: &Tokens) -> Result<DecodingKey, String> {
+        let age = |keys: &Keys| now().saturating_duration_since(keys.since);
+        let state = self.keys.borrow().as_ref().filter(|keys| keys.source == *settings).map(|keys| (age(keys), found(&keys.set, name)));
+        let had = match state {
+            Some((age, Some(key))) if age < FRESH => return Ok(key),
+            Some((age, None)) if age < PATIENCE => return Err(unknown(name)),
+            Some((_, key)) => key,
+            None => None,
+        };
+        let fetched = match &settings.keys {
+            KeySource::File(file) => {
+                let file = file.clone();
+                let read = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
+                read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()))
+            }
+            KeySource::Url(url) => match tokio::time::timeout(LIMIT, Box::pin(fetch(url))).await {
+                Ok(fetched) => fetched,
+                Err(_) => Err("no answer in time".to_owned()),
+            },
+        };
+        let set = fetched.and_then(|bytes| serde_json::from_slice::<JwkSet>(&bytes).map_err(|error| error.to_string()));
+        match set {
+            Ok(set) => {
+                let key = found(&set, name);
+                *self.keys.borrow_mut() = Some(Keys { source: settings.clone(), set, since: now() });
+                // A key that is withdrawn takes its tokens with it.
+                self.believed.borrow_mut().clear();
+                key.ok_or_else(|| unknown(name))
+            }
+            Err(why) => {
+                tracing::warn!(why, "the keys of tokens cannot be had");
+                // Those of before are better than none.
+                had.ok_or_else(|| "there are no keys to check it with".to_owned())
+            }
+        }
+    }
+}
+
+fn unknown(name: Option<&str>) -> String {
+    name.map_or_else(|| "it names no key, and there is not just one".to_owned(), |name| format!("there is no key `{name}`"))
+}
+
+fn found(set: &JwkSet, name: Option<&str>) -> Option<DecodingKey> {
+    let key = match (name, &set.keys[..]) {
+        (Some(name), _) => set.find(name)?,
+        (None, [key]) => key,
+        (None, _) => return None,
+    };
+    DecodingKey::from_jwk(key).ok()
+}
+
+/// Fetches what is at a URL.
+async fn fetch(url: &str) -> Result<Vec<u8>, String> {
+    let uri: hyper::Uri = url.parse().map_err(|error| format!("{error}"))?;
+    let host = uri.host().ok_or("the URL has no host")?;
+    let is_tls = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let options = ConnectOptions { timeout: LIMIT, keepalive: None, user_timeout: None };
+    let found = connect(host, port, &options).await.map_err(|error| error.to_string())?;
+    if !is_tls {
+        return get(TokioIo::new(found.io), &uri).await;
+    }
+    let source = ServerTlsSource { mode: SslMode::VerifyFull, negotiation: SslNegotiation::Direct, ca: Some(CaSource::System), pair: None };
+    let tls = ServerTls::load(&source).map_err(|error| error.to_string())?;
+    let mut config = rustls::ClientConfig::clone(tls.config().ok_or("there is no TLS")?);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    let secured = TlsConnector::from(Arc::new(config)).connect::<Io>(name, found.io).await.map_err(|error| error.to_string())?;
+    Box::pin(get(TokioIo::new(secured), &uri)).await
+}
+
+async fn get<T>(io: T, uri: &hyper::Uri) -> Result<Vec<u8>, String>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+{
+    let (mut sender, connection) = handshake::<T, Empty<Bytes>>(io).await.map_err(|error| error.to_string())?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let request = Request::get(path).header(HOST, authority).header(ACCEPT, "application/json").body(Empty::new());
+    let request = request.map_err(|error| error.to_string())?;
+    let answering = async {
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        if !answer.status().is_success() {
+            return Err(format!("the answer is {}", answer.status()));
+        }
+        let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(|error| error.to_string())?;
+        Ok(body.to_bytes().to_vec())
+    };
+    tokio::select! {
+        answer = answering => answer,
+        ended = connection => Err(ended.map_or_else(|error| error.to_string(), |()| "the connection ended".to_owned())),
+    }
+}
