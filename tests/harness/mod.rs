@@ -6,6 +6,7 @@
 //! - [`Script`]: a server that does what PostgreSQL never does.
 //! - [`Golden`]: one conversation played to PostgreSQL directly and through the proxy, which must not differ.
 //! - [`Admin`]: a session of an admin database; [`PgBouncer`]: a real one to compare with.
+//! - [`Caller`]: a caller of SQL over HTTP.
 //! - [`Faulty`]: a network between two ends that cuts, delays, stalls and half-closes.
 //! - [`eventually`]: waits for a condition, never for a time.
 //!
@@ -20,6 +21,7 @@
 )]
 
 mod admin;
+mod api;
 mod certs;
 mod endpoint;
 mod faulty;
@@ -40,6 +42,7 @@ mod wire;
 use std::time::Duration;
 
 pub use admin::{Admin, PgBouncer, Row as AdminRow};
+pub use api::{APP, Caller, Reply};
 pub use certs::{Ca, Pem};
 pub use endpoint::Endpoint;
 pub use faulty::{Faulty, Way};

@@ -31,6 +31,7 @@ pub struct Proxy {
     config: Table,
     postgres: Vec<SocketAddr>,
     http: Option<SocketAddr>,
+    api: Option<SocketAddr>,
     folder: Arc<tempfile::TempDir>,
 }
 
@@ -118,6 +119,11 @@ impl Proxy {
     /// The address of the operations listener.
     pub fn http_address(&self) -> SocketAddr {
         self.http.expect("an HTTP listener")
+    }
+
+    /// The address for SQL over HTTP.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api.expect("a listener for SQL over HTTP")
     }
 
     /// GETs a page of the operations listener.
@@ -273,6 +279,11 @@ impl ProxyOptions {
         self.set("tls.client.mode", mode).set("tls.client.cert", cert).set("tls.client.key", key)
     }
 
+    /// A port for SQL over HTTP, in plaintext or with the certificate of [`tls`](Self::tls).
+    pub fn api(self) -> Self {
+        self.set("listen.api", "127.0.0.1:0")
+    }
+
     /// Writes a file into the proxy's folder and answers its path, for a setting that names one.
     pub fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.folder.path().join(name);
@@ -315,6 +326,7 @@ impl ProxyOptions {
             match kind.as_str() {
                 "postgres" => proxy.postgres.push(address.parse().expect("an address")),
                 "http" => proxy.http = Some(address.parse().expect("an address")),
+                "api" => proxy.api = Some(address.parse().expect("an address")),
                 _ => {}
             }
         }
@@ -340,7 +352,7 @@ impl ProxyOptions {
             let log = Arc::clone(&log);
             move || collect(errors, &log)
         });
-        Proxy { process, log, config: self.config, postgres: Vec::new(), http: None, folder: self.folder }
+        Proxy { process, log, config: self.config, postgres: Vec::new(), http: None, api: None, folder: self.folder }
     }
 }
 

@@ -53,7 +53,8 @@ impl Compiling<'_, '_> {
         let named = user.is_some() || database.is_some() || application_name.is_some() || tls_name.is_some();
         if !named {
             let self_named = self.settings.users.values().any(|user| user.may_name_tenant);
-            if !self_named {
+            let in_tokens = self.settings.api.tokens.tenant_claim.is_some();
+            if !self_named && !in_tokens {
                 let what = format!("nobody ever belongs to the tenant `{}`: it has no `match`", at.last().map_or("", String::as_str));
                 let remedy = "add match = { user = \"..\" }, or let a user name its tenant with may_name_tenant = true";
                 self.findings.missing(at, what, remedy);

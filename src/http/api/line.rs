@@ -19,7 +19,7 @@ use crate::session::Worker;
 use crate::session::door::let_in;
 use crate::wire::read::Reader;
 use crate::wire::scan::{Side, body_length};
-use crate::wire::{Malformed, Status, message, say};
+use crate::wire::{Malformed, Status, message, say, sql};
 
 /// Read at a time, in bytes.
 const CHUNK: usize = 16 << 10;
@@ -68,6 +68,10 @@ impl Batch {
             return Err(Fault::BadRequest("the text of a statement cannot contain a zero byte".into()).into());
         }
         let parameters = &statement.parameters;
+        // A server takes them, and then does not know what to do with them.
+        if !parameters.is_empty() && sql::statements(statement.sql.as_bytes()).next().is_none() {
+            return Err(Fault::BadRequest("an empty statement has no parameters".into()).into());
+        }
         let count = u16::try_from(parameters.len());
         let count = count.map_err(|_| Fault::BadRequest(format!("a statement has at most {MOST_PARAMETERS} parameters")))?.to_be_bytes();
         let mut body = Vec::with_capacity(statement.sql.len() + 8 + parameters.len() * 4);

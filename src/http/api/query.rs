@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderValue, WWW_AUTHENTICATE};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::answer::Answer;
@@ -26,17 +26,25 @@ pub(super) const OPENAPI: &str = include_str!("openapi.json");
 #[serde(deny_unknown_fields)]
 struct Asked {
     /// One statement.
+    #[serde(default, deserialize_with = "present")]
     sql: Option<String>,
     /// Its parameters.
     #[serde(default)]
     params: Vec<Value>,
     /// Or several, in one transaction.
+    #[serde(default, deserialize_with = "present")]
     statements: Option<Vec<One>>,
     /// The database; the caller's default where it is left out.
+    #[serde(default, deserialize_with = "present")]
     database: Option<String>,
     /// How rows are written.
     #[serde(default)]
     rows: Rows,
+}
+
+/// What may be left out, but not be null.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Deserialize)]
