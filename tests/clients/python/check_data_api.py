@@ -4,14 +4,17 @@ import asyncio
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from report import Report, equal, settings
+from report import Report, Skip, equal, settings
 
 API = os.environ["API_URL"]
 ARNS = {"resourceArn": "arn:aws:rds:eu-west-1:123456789012:cluster:app", "secretArn": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:app"}
@@ -120,6 +123,47 @@ def check_deadline():
         raise AssertionError("the deadline was not kept")
 
 
+class Forgetful:
+    """A way to the proxy on which the answer to the first request is lost: the connection ends when it has come."""
+
+    def __init__(self):
+        target = urllib.parse.urlsplit(API)
+        self.target = (target.hostname, target.port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"{target.scheme}://localhost:{self.listener.getsockname()[1]}"
+        self.answers = 0
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            client, _ = self.listener.accept()
+            server = socket.create_connection(self.target)
+            threading.Thread(target=self.carry, args=(client, server), daemon=True).start()
+            threading.Thread(target=self.carry, args=(server, client, True), daemon=True).start()
+
+    def carry(self, source, sink, answers=False):
+        with source, sink:
+            while data := source.recv(65536):
+                if answers and b"HTTP/1.1 200" in data:
+                    self.answers += 1
+                    if self.answers == 1:
+                        sink.shutdown(socket.SHUT_RDWR)
+                        return
+                sink.sendall(data)
+
+
+def check_retry():
+    if API.startswith("https:"):
+        raise Skip("what is lost cannot be chosen inside TLS")
+    execute("DROP TABLE IF EXISTS check_data_retry")
+    execute("CREATE TABLE check_data_retry (n int)")
+    way = Forgetful()
+    answer = boto3.client("rds-data", endpoint_url=way.url).execute_statement(**ARNS, sql="INSERT INTO check_data_retry VALUES (1)")
+    equal((answer["numberOfRecordsUpdated"], answer["ResponseMetadata"]["RetryAttempts"], way.answers), (1, 1, 2))
+    equal(execute("SELECT count(*) FROM check_data_retry")["records"], [[{"longValue": 1}]])
+    execute("DROP TABLE check_data_retry")
+
+
 def check_cli():
     command = [str(pathlib.Path(sys.executable).parent / "aws"), "rds-data", "execute-statement", "--resource-arn", ARNS["resourceArn"], "--secret-arn", ARNS["secretArn"]]
     command += ["--sql", "SELECT :n::int + 1 AS n", "--parameters", json.dumps([{"name": "n", "value": {"longValue": 1}}])]
@@ -137,7 +181,7 @@ async def main():
         answers = await asyncio.gather(*(asyncio.to_thread(execute, "SELECT :n", [{"name": "n", "value": {"longValue": n}}]) for n in range(concurrent)))
         equal([answer["records"] for answer in answers], [[[{"longValue": n}]] for n in range(concurrent)])
 
-    checks = (check_values, check_options, check_user_types, check_errors, check_transactions, check_batch, check_deadline, check_cli)
+    checks = (check_values, check_options, check_user_types, check_errors, check_transactions, check_batch, check_deadline, check_retry, check_cli)
     for check in checks:
         await report.check(check.__name__.removeprefix("check_"), lambda check=check: asyncio.to_thread(check))
     await report.check("concurrent", concurrently)
