@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::arrivals::arrivals;
 use super::fleet::{Fleet, Place};
-use super::invocation::{Fate, Outcome, Session, invoke};
+use super::invocation::{Fate, Kept, Outcome, invoke};
 use super::scenario::{Behaviour, Tenant};
 use super::tally::Tally;
 use crate::cli::random::SplitMix;
@@ -18,7 +18,7 @@ use crate::cli::random::SplitMix;
 pub(super) struct Callers {
     pub(super) tenant: Tenant,
     pub(super) tally: RefCell<Tally>,
-    fleet: RefCell<Fleet<Option<Session>>>,
+    fleet: RefCell<Fleet<Option<Kept>>>,
     random: RefCell<SplitMix>,
     began: Instant,
 }

@@ -10,13 +10,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Connection, Error, Socket, Statement};
 
-use super::scenario::{Behaviour, Protocol, Tenant};
-use super::target::Inside;
+use super::over_http::Line;
+use super::scenario::{Behaviour, Protocol, Tenant, Way};
+use super::target::{Inside, Target};
 use crate::cli::callers::words_of;
 use crate::cli::random::SplitMix;
 
 /// How much sooner than its time limit an invocation wants its answer: what it needs to make something of it.
-const TOLD_EARLIER: Duration = Duration::from_millis(200);
+pub(super) const TOLD_EARLIER: Duration = Duration::from_millis(200);
 
 /// How an invocation came out.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +38,17 @@ pub(super) enum Outcome {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Fate {
     /// Killed while this statement (by its index) runs, so long after it was sent.
-    killed: Option<(usize, Duration)>,
-    frozen: bool,
+    pub(super) killed: Option<(usize, Duration)>,
+    pub(super) frozen: bool,
 }
 
 /// A connection that an environment has open. It is only served while an invocation runs: between two, the environment is frozen, and so is this.
+pub(super) enum Kept {
+    Session(Box<Session>),
+    Line(Line),
+}
+
+/// One to the database.
 pub(super) struct Session {
     client: Client,
     connection: Pin<Box<Connection<Socket, Inside>>>,
@@ -69,31 +76,33 @@ impl From<Error> for Outcome {
 }
 
 /// Runs one invocation to its end. The environment outlives it unless it was killed or ran out of time, and with it the session where it is kept.
-pub(super) async fn invoke(tenant: &Tenant, kept: Option<Session>, fate: Fate) -> (Outcome, Option<Session>) {
+pub(super) async fn invoke(tenant: &Tenant, kept: Option<Kept>, fate: Fate) -> (Outcome, Option<Kept>) {
     let deadline = Instant::now() + tenant.behaviour.timeout.0;
     let handled = timeout_at(deadline, Box::pin(handle(tenant, kept, fate, deadline))).await;
     handled.unwrap_or((Outcome::TimedOut, None))
 }
 
-async fn handle(tenant: &Tenant, kept: Option<Session>, fate: Fate, deadline: Instant) -> (Outcome, Option<Session>) {
-    let session = match kept {
-        Some(session) => Ok(session),
-        None => Session::open(tenant).await,
+async fn handle(tenant: &Tenant, kept: Option<Kept>, fate: Fate, deadline: Instant) -> (Outcome, Option<Kept>) {
+    let behaviour = &tenant.behaviour;
+    let opened = match (kept, &tenant.way) {
+        (Some(kept), _) => Ok(kept),
+        (None, Way::Postgres(target)) => Session::open(target).await.map(|session| Kept::Session(Box::new(session))).map_err(Outcome::from),
+        (None, Way::Http(endpoint)) => endpoint.open().await.map(Kept::Line),
     };
-    let mut session = match session {
-        Ok(session) => session,
-        Err(error) => return (error.into(), None),
+    let mut kept = match opened {
+        Ok(kept) => kept,
+        Err(outcome) => return (outcome, None),
     };
-    let outcome = match session.run(&tenant.behaviour, fate, deadline).await {
-        Ok(()) => Outcome::Answered,
-        Err(outcome) => outcome,
+    let ran = match (&mut kept, &tenant.way) {
+        (Kept::Session(session), _) => session.run(behaviour, fate, deadline).await,
+        (Kept::Line(line), Way::Http(endpoint)) => endpoint.run(line, behaviour, fate, deadline).await,
+        (Kept::Line(_), Way::Postgres(_)) => unreachable!("what a tenant keeps is of its own way"),
     };
+    let outcome = ran.err().unwrap_or(Outcome::Answered);
     match outcome {
-        Outcome::Answered | Outcome::Refused(_) if tenant.behaviour.keep_connection && !session.client.is_closed() => {
-            (outcome, Some(session))
-        }
+        Outcome::Answered | Outcome::Refused(_) if behaviour.keep_connection && kept.is_open() => (outcome, Some(kept)),
         Outcome::Answered | Outcome::Refused(_) => {
-            session.close().await;
+            kept.close().await;
             (outcome, None)
         }
         // Whoever is killed says no goodbye.
@@ -101,9 +110,25 @@ async fn handle(tenant: &Tenant, kept: Option<Session>, fate: Fate, deadline: In
     }
 }
 
+impl Kept {
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Session(session) => !session.client.is_closed(),
+            Self::Line(line) => line.is_open(),
+        }
+    }
+
+    /// Says goodbye, where that is done, and closes.
+    async fn close(self) {
+        if let Self::Session(session) = self {
+            session.close().await;
+        }
+    }
+}
+
 impl Session {
-    async fn open(tenant: &Tenant) -> Result<Self, Error> {
-        let (client, connection) = tenant.target.config.connect(tenant.target.tls.clone()).await?;
+    async fn open(target: &Target) -> Result<Self, Error> {
+        let (client, connection) = target.config.connect(target.tls.clone()).await?;
         Ok(Self { client, connection: Box::pin(connection), prepared: Vec::new() })
     }
 
@@ -182,7 +207,7 @@ async fn serve<T>(
 }
 
 /// This much later, or never.
-async fn after(time: Option<Duration>) {
+pub(super) async fn after(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => pending().await,

@@ -8,6 +8,7 @@ mod callers;
 mod chart;
 mod fleet;
 mod invocation;
+mod over_http;
 mod report;
 mod scenario;
 mod table;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::over_http::Endpoint;
 use super::target::Target;
 use crate::config::Period;
 
@@ -18,7 +19,8 @@ macro_rules! behaviour {
         #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Wishes {
-            /// Where to connect: `postgres://user:password@host:6432/database?sslmode=require&sslrootcert=ca.pem`
+            /// Where to connect: `postgres://user:password@host:6432/database?sslmode=require&sslrootcert=ca.pem`, or for SQL over HTTP
+            /// `https://user:password@host:8443/database?sslrootcert=ca.pem`
             #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
             url: Option<String>,
             $($(#[doc = $doc])+ #[arg(long $(, $($arg)*)?)] $name: Option<$type>,)+
@@ -135,10 +137,18 @@ pub(super) struct Scenario {
     pub(super) tenants: Vec<Tenant>,
 }
 
+/// How a tenant reaches its database.
+pub(super) enum Way {
+    /// By the PostgreSQL protocol.
+    Postgres(Box<Target>),
+    /// By SQL over HTTP.
+    Http(Endpoint),
+}
+
 /// One tenant of a storm.
 pub(super) struct Tenant {
     pub(super) name: String,
-    pub(super) target: Target,
+    pub(super) way: Way,
     pub(super) behaviour: Behaviour,
 }
 
@@ -180,10 +190,13 @@ impl Tenant {
         let Some(url) = &wishes.url else {
             bail!("no database to go to: name it with --url, DATABASE_URL or `url`");
         };
-        let target = Target::of(url)?;
+        let way = match Endpoint::of(url)? {
+            Some(endpoint) => Way::Http(endpoint),
+            None => Way::Postgres(Box::new(Target::of(url)?)),
+        };
         let behaviour = wishes.behaviour();
         behaviour.check()?;
-        Ok(Self { name: name.to_owned(), target, behaviour })
+        Ok(Self { name: name.to_owned(), way, behaviour })
     }
 }
 
