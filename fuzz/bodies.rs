@@ -12,6 +12,7 @@ use pgweir::auth::scram::client::{self, Binding};
 use pgweir::auth::scram::server::WaitMechanism;
 use pgweir::auth::{Keys, Secret, Verifier, certificate_names, tls_server_end_point};
 use pgweir::config::{ByteSize, Config, Glob, HttpAddress, ListenAddress, Loaded, Mistake, Network, Period, Variables, diff, parse_str};
+use pgweir::http::api::readers;
 use pgweir::wire::message::{self, Fields};
 use pgweir::wire::scan::{Frames, Side, body_length};
 use pgweir::wire::sql::{self, session_state};
@@ -22,7 +23,7 @@ use pgweir::wire::{Malformed, options, say};
 pub type Body = fn(&[u8]);
 
 /// Every target: its name, which is that of its seeds' folder and of its file, and its body.
-pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 11] = [
     ("statement", statement),
     ("scan", scan),
     ("startup", startup),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Body); 10] = [
     ("certificate", certificate),
     ("config", config),
     ("values", values),
+    ("requests", requests),
 ];
 
 /// The statement reader: what surrounds a text changes its answer only as it must.
@@ -331,4 +333,29 @@ fn shown_again<T: std::str::FromStr + std::fmt::Display + PartialEq + std::fmt::
         let shown = value.to_string();
         assert_eq!(shown.parse::<T>().ok(), Some(value), "{text:?} is shown as {shown:?}");
     }
+}
+
+/// Requests of SQL over HTTP: bodies, connection strings, named parameters, arrays and signatures.
+pub fn requests(bytes: &[u8]) {
+    let _ = readers::bodies(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some((user, _)) = readers::connection_string(text) {
+        assert!(!user.is_empty());
+    }
+    let (numbered, names) = readers::named_parameters(text);
+    if !text.contains('$') {
+        let mut back = numbered;
+        for (place, name) in names.iter().enumerate().rev() {
+            back = back.replace(&format!("${}", place + 1), &format!(":{name}"));
+        }
+        assert_eq!(back, text, "nothing but names is replaced");
+    }
+    let array = readers::text_array(text);
+    assert!(serde_json::from_slice::<serde_json::Value>(&array).is_ok(), "an array is JSON, whatever it holds");
+    let words: Vec<serde_json::Value> = text.split(',').take(20).map(Into::into).collect();
+    let written = readers::parameter(&serde_json::Value::from(words.clone())).unwrap();
+    let read: serde_json::Value = serde_json::from_slice(&readers::text_array(&written)).unwrap();
+    assert_eq!(read, serde_json::Value::from(words), "an array comes back as it was written");
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    assert!(!readers::signature(first, rest.get(..16).unwrap_or(rest), rest.as_bytes()), "nobody knows the secret");
 }

@@ -258,6 +258,51 @@ async fn tls_is_what_the_url_asks_for() {
 }
 
 #[tokio::test]
+async fn the_same_storm_goes_over_http() {
+    let (pg, ca) = (Postgres::start().await, Ca::new());
+    jobs(&pg).await;
+    let proxy = Proxy::new(&pg).api().tls("prefer", &ca.server()).max_connections(4).start().await;
+    let authority = proxy.folder().join("authority.pem");
+    fs::write(&authority, ca.pem()).unwrap();
+    let port = proxy.api_address().port();
+    let scenario = format!(
+        r#"
+        duration = "2s"
+        [tenants.connecting]
+        url = "https://app:secret@localhost:{port}/app?sslrootcert={}"
+        rate = 50
+        burst = 100
+        burst_at = "500ms"
+        statements = ["BEGIN", "INSERT INTO jobs VALUES ('connecting')", "COMMIT"]
+        [tenants.keeping]
+        rate = 50
+        keep_connection = true
+        tell_deadline = true
+        statements = ["INSERT INTO jobs VALUES ('keeping')"]
+        [tenants.killed]
+        rate = 20
+        kills = 1.0
+        kill_within = "20ms"
+        statements = ["SELECT pg_sleep(60)"]
+    "#,
+        authority.display()
+    );
+    let url = format!("http://app:secret@127.0.0.1:{port}/app");
+    let (ended, most) = pg.most_backends("app", storm(&url, &scenario)).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.table);
+    assert!(most <= 4, "{most} server connections");
+    for name in ["connecting", "keeping"] {
+        let came = ended.count(name, "invocations");
+        assert_eq!(ended.count(name, "answered"), came, "{}", ended.table);
+        let done = pg.value(&format!("SELECT count(*)::text FROM jobs WHERE by = '{name}'")).await;
+        assert_eq!(done, came.to_string());
+    }
+    assert!(ended.count("keeping", "cold_starts") < ended.count("keeping", "runs"), "warm ones are used again");
+    assert_eq!(ended.count("killed", "killed"), ended.count("killed", "invocations"), "{}", ended.table);
+    settles(&pg, &proxy).await;
+}
+
+#[tokio::test]
 async fn where_nobody_listens_all_are_lost() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ended = storm(&format!("postgres://a:b@{free}/c"), "duration = \"200ms\"\n[tenants.a]\nburst = 3\nburst_at = \"0s\"").await;

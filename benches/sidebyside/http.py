@@ -35,7 +35,8 @@ if close then wrk.headers["Connection"] = "close" end
 function request()
   local key = math.random(100000)
   local name = path == "/sql" and "query" or "sql"
-  local body = string.format('{{"%s":"SELECT abalance FROM pgbench_accounts WHERE aid = $1","params":["%d"]}}', name, key)
+  local more = path == "/sql" and "" or ',"database":"{database}"'
+  local body = string.format('{{"%s":"SELECT abalance FROM pgbench_accounts WHERE aid = $1","params":["%d"]%s}}', name, key, more)
   return wrk.format(nil, path, nil, body)
 end
 """
@@ -70,7 +71,7 @@ def over_http(target: WithApi, options: argparse.Namespace, path: str, tls: bool
     basic = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     script = target.folder / "load.lua"
     url = f"postgres://{USER}:{PASSWORD}@localhost/{DATABASE}"
-    script.write_text(LUA.format(url=url, close="true" if close else "false", path=path, basic=basic))
+    script.write_text(LUA.format(url=url, close="true" if close else "false", path=path, basic=basic, database=DATABASE))
     scheme = "https" if tls else "http"
     argv = [find_program("wrk"), "-t", "2", "-c", str(options.callers), "-d", f"{options.seconds + 1:.0f}s", "--latency", "-s", str(script)]
     argv += [f"{scheme}://127.0.0.1:{target.api}{path}"]

@@ -140,7 +140,10 @@ pub(super) fn budget(headers: &HeaderMap, api: &Api) -> Result<Option<Duration>,
 /// The database of a caller who names none.
 pub(super) fn default_database(config: &Config) -> Option<String> {
     let mut databases = config.databases.keys();
-    config.api.database.clone().or_else(|| databases.next().filter(|_| databases.next().is_none()).cloned())
+    let only = || databases.next().filter(|_| databases.next().is_none()).cloned();
+    // Whatever clients call it, it is always the same one there.
+    let always = || config.any_database.as_ref().filter(|_| config.databases.is_empty())?.dbname.clone();
+    config.api.database.clone().or_else(only).or_else(always)
 }
 
 /// What a connection string says.

@@ -21,8 +21,9 @@ use crate::wire::read::Reader;
 use crate::wire::scan::{Side, body_length};
 use crate::wire::{Malformed, Status, message, say, sql};
 
-/// Read at a time, in bytes.
-const CHUNK: usize = 16 << 10;
+/// Read at a time, in bytes: most answers are short, and room is cleared before it is read into.
+const CHUNK: usize = 2 << 10;
+const LARGE_CHUNK: usize = 32 << 10;
 
 /// The most parameters that a statement can have: their number is two bytes long.
 const MOST_PARAMETERS: usize = u16::MAX as usize;
@@ -210,7 +211,7 @@ impl Line {
     /// Sends what can be sent of `rest`, and reads once: a session that answers at length must be listened to while it is spoken to.
     async fn turn(&mut self, rest: &mut &[u8]) -> io::Result<()> {
         let before = self.held.len();
-        self.held.resize(before + CHUNK, 0);
+        self.held.resize(before + if before < CHUNK { CHUNK } else { LARGE_CHUNK }, 0);
         let (io, held) = (&mut self.io, &mut self.held);
         let read = poll_fn(|cx| {
             while !rest.is_empty() {

@@ -12,6 +12,7 @@ mod json;
 mod line;
 mod neon;
 mod query;
+pub mod readers;
 mod reply;
 mod serve;
 mod tokens;

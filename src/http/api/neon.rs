@@ -79,6 +79,11 @@ fn told(trouble: &Trouble) -> Vec<u8> {
     Value::Object(object).to_string().into_bytes()
 }
 
+/// Whether a body is a request.
+pub(super) fn is_request(body: &[u8]) -> bool {
+    serde_json::from_slice::<Asked>(body).is_ok()
+}
+
 async fn carry_out(desk: &Rc<Desk>, headers: &HeaderMap, body: &[u8], guest: Guest) -> Result<Vec<u8>, Trouble> {
     let is_set = |name: &str| headers.get(name).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
     let form = Form { raw: is_set("neon-raw-text-output"), arrays: is_set("neon-array-mode") };

@@ -113,6 +113,11 @@ fn told(trouble: &Trouble) -> Vec<u8> {
     serde_json::json!({ "error": error }).to_string().into_bytes()
 }
 
+/// Whether a body is a request.
+pub(super) fn is_request(body: &[u8]) -> bool {
+    serde_json::from_slice::<Asked>(body).is_ok()
+}
+
 async fn carry_out(desk: &Rc<Desk>, headers: &HeaderMap, body: &[u8], guest: Guest) -> Result<Vec<u8>, Trouble> {
     let asked: Asked = serde_json::from_slice(body).map_err(|error| Fault::BadRequest(format!("the body is no request: {error}")))?;
     let Asked { sql, params, statements, database, rows } = asked;
@@ -151,7 +156,7 @@ async fn caller(desk: &Rc<Desk>, headers: &HeaderMap, database: Option<String>, 
         }
         Shown::Nothing => return Err(Fault::NotBelieved("a user and a password are needed, or a token").into()),
     };
-    let no_database = || Fault::BadRequest("there are several databases: name one as `database`".into());
+    let no_database = || Fault::BadRequest("there is not just one database: name one as `database`".into());
     let database = database.or_else(|| default_database(&config)).ok_or_else(no_database)?;
     let settings = vec![("application_name".to_owned(), "pgweir query".to_owned())];
     let budget = budget(headers, &config.api)?;

@@ -34,6 +34,7 @@ use crate::session::door::Proof;
 use crate::wire::Status;
 use cells::Options;
 use complaint::Complaint;
+pub(super) use parameters::numbered;
 use parameters::{Named, bind};
 use signature::{Signed, Unsigned, verify};
 use transactions::Taken;
@@ -160,6 +161,19 @@ pub(super) async fn answer(desk: &Rc<Desk>, operation: Operation, path: &str, (h
         }
     };
     outcome.reply()
+}
+
+/// Whether a body is a request whose parameters can be bound.
+pub(super) fn is_request(body: &[u8]) -> bool {
+    let read = serde_json::from_slice::<Asked>(body).ok();
+    read.is_some_and(|asked| bind(asked.sql.as_deref().unwrap_or_default(), &asked.parameters).is_ok())
+}
+
+/// Whether a request with these headers is believed of the one key that there is here.
+pub(super) fn is_signed(headers: &HeaderMap, body: &[u8]) -> bool {
+    let secret = crate::config::SecretText::new("nobody has it".to_owned());
+    let keys = [AccessKey { id: "AKID".to_owned(), secret, user: String::new(), database: None }];
+    verify(Signed { method: "POST", path: "/Execute", headers, body }, &keys, 0).is_ok()
 }
 
 /// An error before a call is read.

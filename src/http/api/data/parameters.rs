@@ -127,7 +127,7 @@ pub(super) fn bind(sql: &str, named: &[Named]) -> Result<Statement, Complaint> {
 }
 
 /// A text with its `:name`s as `$1` and so on, and the names in that order. Texts in quotes, comments, casts (`::`), slices (`[1:2]`) and `:=` are left alone.
-pub(super) fn numbered(sql: &str) -> (String, Vec<String>) {
+pub(in crate::http::api) fn numbered(sql: &str) -> (String, Vec<String>) {
     let bytes = sql.as_bytes();
     let mut out = String::with_capacity(sql.len() + 8);
     let mut names: Vec<String> = Vec::new();
