@@ -498,3 +498,35 @@ async fn silent_callers_make_room_and_slow_heads_are_given_up() {
     let _silent = (TcpStream::connect(proxy.api_address()).await.unwrap(), TcpStream::connect(proxy.api_address()).await.unwrap());
     assert_eq!(one(&mut Caller::connect(&proxy).await, "SELECT 1").await, json!(1));
 }
+
+#[tokio::test]
+async fn large_bodies_of_strangers_have_only_so_much_room_together() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).start().await;
+    let before = proxy.resident_bytes();
+    // 300 strangers who each announce ten megabytes and send three of them: 900 MB.
+    let part = vec![b' '; 3 << 20];
+    let mut strangers = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(proxy.api_address()).await.unwrap();
+        stream.write_all(b"POST /query HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n").await.unwrap();
+        let part = part.clone();
+        strangers.push(tokio::spawn(async move {
+            // Those without a place stand still.
+            let _ = tokio::time::timeout(Duration::from_secs(3), stream.write_all(&part)).await;
+            stream
+        }));
+    }
+    // Whoever is brief is served meanwhile.
+    let mut caller = Caller::connect(&proxy).await;
+    assert_eq!(one(&mut caller, "SELECT 1").await, json!(1));
+    let mut streams = Vec::new();
+    for stranger in strangers {
+        streams.push(stranger.await.unwrap());
+    }
+    let grown = proxy.resident_bytes().saturating_sub(before);
+    assert!(grown < 400 << 20, "{grown} bytes");
+    drop(streams);
+    let long = "x".repeat(1 << 20);
+    assert_eq!(caller.query(&json!({ "sql": "SELECT length($1) AS n", "params": [long] })).await.at("/rows/0/n"), &json!(1 << 20));
+}

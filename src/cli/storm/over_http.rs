@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 
 use super::invocation::{Fate, Outcome, TOLD_EARLIER, after};
 use super::scenario::Behaviour;
-use crate::net::tls::{CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation};
+use crate::net::tls::{CaSource, https};
 use crate::net::{ConnectOptions, Io, connect};
 
 /// How long connecting may take, whatever the invocation has left.
@@ -73,7 +73,7 @@ impl Endpoint {
                 _ => bail!("of the URL's query only sslrootcert is understood"),
             }
         }
-        let tls = is_tls.then(|| client(ca)).transpose()?;
+        let tls = is_tls.then(|| https(ca)).transpose()?;
         let login = format!("{}:{}", decoded(user)?, decoded(password)?);
         let database = Some(decoded(database)?).filter(|name| !name.is_empty());
         Ok(Some(Self { host: host.to_owned(), port, tls, authorization: format!("Basic {}", STANDARD.encode(login)), database }))
@@ -154,15 +154,6 @@ impl Line {
     pub(super) fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }
-}
-
-/// TLS toward the proxy, whose name must be in its certificate.
-fn client(ca: CaSource) -> anyhow::Result<Arc<ClientConfig>> {
-    let source = ServerTlsSource { mode: SslMode::VerifyFull, negotiation: SslNegotiation::Direct, ca: Some(ca), pair: None };
-    let tls = ServerTls::load(&source)?;
-    let mut config = ClientConfig::clone(tls.config().context("there is no TLS")?);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 fn lost(error: impl std::fmt::Display) -> Outcome {

@@ -26,7 +26,7 @@ pub struct ApiSettings {
     ///
     /// applies: at once
     pub max_request: ByteSize,
-    /// The longest answer, in bytes. There is no shorter form of a longer one: it is an error. The Data API's own limit is 1MiB.
+    /// The longest answer, in bytes. There is no shorter form of a longer one: it is an error.
     ///
     /// applies: at once
     pub max_response: ByteSize,

@@ -4,6 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Semaphore;
+
 use super::data::{Retries, Transactions};
 use super::reply::{Reply, outcome};
 use super::tokens::Keyring;
@@ -11,6 +13,9 @@ use crate::config::Config;
 use crate::metrics::Api;
 use crate::net::now;
 use crate::session::Worker;
+
+/// So many large bodies may be on their way at once.
+const LARGE: usize = 64;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub(super) struct Desk {
     pub(super) tokens: Keyring,
     pub(super) transactions: Rc<Transactions>,
     pub(super) retries: Rc<Retries>,
+    /// Places for large bodies that are on their way.
+    pub(super) large: Semaphore,
 }
 
 /// A connection that counts; dropping it counts it out.
@@ -34,7 +41,13 @@ impl Drop for Opened {
 
 impl Desk {
     pub(super) fn new(worker: Rc<Worker>) -> Rc<Self> {
-        Rc::new(Self { worker, tokens: Keyring::default(), transactions: Transactions::new(), retries: Rc::default() })
+        Rc::new(Self {
+            worker,
+            tokens: Keyring::default(),
+            transactions: Transactions::new(),
+            retries: Rc::default(),
+            large: Semaphore::new(LARGE),
+        })
     }
 
     pub(super) fn config(&self) -> Arc<Config> {

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use http_body_util::{BodyExt, Limited};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -23,6 +24,9 @@ use crate::net::now;
 
 /// How long a request's body may take to arrive.
 const ARRIVAL: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// A body up to so many bytes finds room at once.
+const SMALL: usize = 16 << 10;
 
 /// What can be asked for by POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +84,7 @@ pub(super) async fn answer(desk: Rc<Desk>, mut request: Request<Incoming>, guest
     }
     let (parts, body) = request.into_parts();
     let read = match guest {
-        Ok(guest) => read(body, desk.config().api.max_request).await.map(|body| (guest, body)),
+        Ok(guest) => read(body, &desk).await.map(|body| (guest, body)),
         Err(fault) => Err(fault),
     };
     let mut reply = match read {
@@ -103,14 +107,28 @@ async fn carry_out(place: Place, desk: &Rc<Desk>, parts: &Parts, body: &[u8], gu
     }
 }
 
-/// The whole body.
-async fn read(body: Incoming, limit: usize) -> Result<Bytes, Fault> {
-    match tokio::time::timeout(ARRIVAL, Limited::new(body, limit).collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Fault::TooLong { what: "request", limit }),
-        Ok(Err(_)) => Err(Fault::BadRequest("the body did not arrive whole".into())),
-        Err(_) => Err(Fault::BadRequest("the body did not arrive in time".into())),
+/// The whole body. Whoever sends it is not known yet, so that large ones have only so much room together.
+async fn read(body: Incoming, desk: &Desk) -> Result<Bytes, Fault> {
+    let reading = Box::pin(gather(body, desk));
+    let in_time = tokio::time::timeout(ARRIVAL, reading).await;
+    in_time.unwrap_or_else(|_| Err(Fault::BadRequest("the body did not arrive in time".into())))
+}
+
+async fn gather(mut body: Incoming, desk: &Desk) -> Result<Bytes, Fault> {
+    let limit = desk.config().api.max_request;
+    let (mut whole, mut room) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Fault::BadRequest("the body did not arrive whole".into()))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(Fault::TooLong { what: "request", limit });
+        }
+        if room.is_none() && whole.len() + data.len() > SMALL {
+            room = Some(desk.large.acquire().await.map_err(|_| Fault::Internal)?);
+        }
+        whole.extend_from_slice(data);
     }
+    Ok(whole.freeze())
 }
 
 /// Pages of any origin may ask: they show a password or a token of their own, never a cookie.

@@ -9,9 +9,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::{Buf, BytesMut};
+use serde_json::Value;
 
 use super::answer::{Answer, Column};
 use super::caller::Caller;
+use super::json;
 use super::trouble::Trouble;
 use crate::fault::Fault;
 use crate::net::Io;
@@ -44,6 +46,14 @@ pub(super) struct Statement {
     pub(super) sql: String,
     /// Its parameters, in order.
     pub(super) parameters: Vec<Parameter>,
+}
+
+impl Statement {
+    /// A statement whose parameters come as JSON.
+    pub(super) fn of(sql: &str, parameters: &[Value]) -> Self {
+        let parameters = parameters.iter().map(|value| Parameter { oid: 0, value: json::parameter(value) }).collect();
+        Self { sql: sql.to_owned(), parameters }
+    }
 }
 
 impl From<&str> for Statement {

@@ -10,7 +10,7 @@ use super::answer::Answer;
 use super::caller::{Caller, ConnectionString, Guest, Shown, budget, default_database, read_connection_string, shown};
 use super::desk::Desk;
 use super::json::{self, Form};
-use super::line::{Batch, Line, Parameter, Statement};
+use super::line::{Batch, Line, Statement};
 use super::reply::{self, Reply, reply};
 use super::trouble::{Kind, Trouble};
 use crate::fault::Fault;
@@ -184,8 +184,7 @@ fn begin(headers: &HeaderMap) -> Result<String, Trouble> {
 
 impl Query {
     fn statement(&self) -> Statement {
-        let parameters = self.params.iter().map(|value| Parameter { oid: 0, value: json::parameter(value) }).collect();
-        Statement { sql: self.sql.clone(), parameters }
+        Statement::of(&self.sql, &self.params)
     }
 
     fn form(&self, form: Form) -> Form {

@@ -11,7 +11,7 @@ use super::answer::Answer;
 use super::caller::{Caller, Guest, Shown, budget, default_database, shown};
 use super::desk::Desk;
 use super::json::{self, Form};
-use super::line::{Batch, Line, Parameter, Statement};
+use super::line::{Batch, Line, Statement};
 use super::neon::in_transaction;
 use super::reply::{self, Reply, reply};
 use super::trouble::{Kind, Trouble};
@@ -61,13 +61,6 @@ enum Rows {
     #[default]
     Objects,
     Arrays,
-}
-
-impl One {
-    fn statement(&self) -> Statement {
-        let parameters = self.params.iter().map(|value| Parameter { oid: 0, value: json::parameter(value) }).collect();
-        Statement { sql: self.sql.clone(), parameters }
-    }
 }
 
 /// Answers a request.
@@ -126,13 +119,13 @@ async fn carry_out(desk: &Rc<Desk>, headers: &HeaderMap, body: &[u8], guest: Gue
     let mut out = Vec::new();
     match (sql, statements) {
         (Some(sql), None) => {
-            let statement = One { sql, params }.statement();
+            let statement = Statement::of(&sql, &params);
             let mut line = Line::open(caller, Batch::of([&statement])?, &desk.worker)?;
             let answers = line.answers(limit).await?;
             write(&mut out, answers.first().unwrap_or(&Answer::default()), rows)?;
         }
         (None, Some(statements)) if params.is_empty() => {
-            let statements: Vec<Statement> = statements.iter().map(One::statement).collect();
+            let statements: Vec<Statement> = statements.iter().map(|one| Statement::of(&one.sql, &one.params)).collect();
             let answers = in_transaction(caller, &Statement::from("BEGIN"), &statements, desk, limit).await?;
             out.extend_from_slice(b"{\"results\":[");
             json::list(&mut out, &answers, |out, answer| write(out, answer, rows))?;

@@ -14,13 +14,12 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
 use rustls::pki_types::ServerName;
 use serde_json::{Map, Value};
-use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
 use super::trouble::Trouble;
 use crate::config::{Config, KeySource, Tokens};
 use crate::fault::Fault;
-use crate::net::tls::{CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation};
+use crate::net::tls::{CaSource, https};
 use crate::net::{ConnectOptions, Io, connect, now};
 
 /// How old keys may be.
@@ -33,6 +32,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 const LONGEST: usize = 1 << 20;
 /// For so long a token that held is not checked again.
 const BELIEVED: Duration = Duration::from_mins(1);
+/// The longest that is kept, in bytes.
+const LONGEST_KEPT: usize = 8 << 10;
 /// How many such are kept.
 const MOST: usize = 10_000;
 
@@ -114,6 +115,9 @@ impl Keyring {
         let believed = Believed { user, tenant };
         let left = claims.get("exp").and_then(Value::as_f64).unwrap_or_default() - crate::net::since_1970().as_secs_f64();
         let until = now() + BELIEVED.min(Duration::try_from_secs_f64(left.max(0.0)).unwrap_or_default());
+        if token.len() > LONGEST_KEPT {
+            return Ok(believed);
+        }
         let mut known = self.believed.borrow_mut();
         if known.len() >= MOST {
             known.clear();
@@ -185,12 +189,9 @@ async fn fetch(url: &str) -> Result<Vec<u8>, String> {
     if !is_tls {
         return get(TokioIo::new(found.io), &uri).await;
     }
-    let source = ServerTlsSource { mode: SslMode::VerifyFull, negotiation: SslNegotiation::Direct, ca: Some(CaSource::System), pair: None };
-    let tls = ServerTls::load(&source).map_err(|error| error.to_string())?;
-    let mut config = rustls::ClientConfig::clone(tls.config().ok_or("there is no TLS")?);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = https(CaSource::System).map_err(|error| error.to_string())?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let secured = TlsConnector::from(Arc::new(config)).connect::<Io>(name, found.io).await.map_err(|error| error.to_string())?;
+    let secured = TlsConnector::from(config).connect::<Io>(name, found.io).await.map_err(|error| error.to_string())?;
     Box::pin(get(TokioIo::new(secured), &uri)).await
 }
 

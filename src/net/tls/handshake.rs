@@ -20,7 +20,7 @@ use crate::net::{HandshakeError, Io};
 pub(super) const ALPN: &[u8] = b"postgresql";
 
 /// The name of HTTP there.
-const HTTP_ALPN: &[u8] = b"http/1.1";
+pub(super) const HTTP_ALPN: &[u8] = b"http/1.1";
 
 /// The most that a peer may send before the handshake gets on: a certificate chain may be long, but not longer than rustls's own
 /// limit for one message.

@@ -17,5 +17,5 @@ mod verify;
 pub use clients::{ClientCertificates, ClientTls, ClientTlsSource};
 pub use handshake::{Opening, accept_tls};
 pub use negotiate::negotiate_server_tls;
-pub use servers::{Attempt, CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation};
+pub use servers::{Attempt, CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation, https};
 pub use stream::{TlsInfo, TlsIo};

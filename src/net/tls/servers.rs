@@ -12,7 +12,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 
-use super::handshake::ALPN;
+use super::handshake::{ALPN, HTTP_ALPN};
 use super::pem;
 use super::verify::{Check, ServerVerifier, Trust};
 use crate::net::{HandshakeError, TlsSettingError};
@@ -99,6 +99,14 @@ pub struct ServerTls {
     named: bool,
     /// `None` where the mode is `disable`.
     config: Option<Arc<ClientConfig>>,
+}
+
+/// TLS toward a server of HTTP/1.1 that one of these authorities vouches for by name.
+pub fn https(ca: CaSource) -> Result<Arc<ClientConfig>, TlsSettingError> {
+    let source = ServerTlsSource { mode: SslMode::VerifyFull, negotiation: SslNegotiation::Direct, ca: Some(ca), pair: None };
+    let mut config = ServerTls::load(&source)?.config.as_deref().cloned().unwrap_or_else(|| unreachable!("the mode is not disable"));
+    config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
+    Ok(Arc::new(config))
 }
 
 impl ServerTls {

@@ -52,6 +52,9 @@ const SETTINGS: [(&str, &str); 6] = [
 /// How much longer than a held transaction may lie idle its session may, which only must not end it first.
 const SLACK: Duration = Duration::from_secs(5);
 
+/// The longest number of a call that is remembered; SDKs send a UUID.
+const LONGEST_ID: usize = 128;
+
 /// An operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -148,7 +151,7 @@ pub(super) async fn answer(desk: &Rc<Desk>, operation: Operation, path: &str, (h
         Ok(call) => call,
         Err(complaint) => return complaint.reply(),
     };
-    let invocation = headers.get("amz-sdk-invocation-id").and_then(|value| value.to_str().ok());
+    let invocation = headers.get("amz-sdk-invocation-id").and_then(|value| value.to_str().ok()).filter(|id| id.len() <= LONGEST_ID);
     let outcome = match invocation {
         None => call.carry_out().await,
         Some(invocation) => {
