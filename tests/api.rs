@@ -8,7 +8,8 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{APP, Ca, Caller, PATIENCE, Postgres, Proxy, ProxyOptions, Reply, Wire, eventually};
+use futures_util::{SinkExt, StreamExt};
+use harness::{APP, Ca, Caller, PATIENCE, Postgres, Proxy, ProxyOptions, Reply, Wire, eventually, frames, in_time};
 use hyper::Method;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -17,6 +18,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
 const URL: &str = "postgres://app:secret@localhost/app";
 
@@ -529,4 +531,51 @@ async fn large_bodies_of_strangers_have_only_so_much_room_together() {
     drop(streams);
     let long = "x".repeat(1 << 20);
     assert_eq!(caller.query(&json!({ "sql": "SELECT length($1) AS n", "params": [long] })).await.at("/rows/0/n"), &json!(1 << 20));
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_take_its_answer_is_given_up() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).set("tcp.client.user_timeout", "1s").start().await;
+    let mut stream = TcpStream::connect(proxy.api_address()).await.unwrap();
+    let body = "{\"sql\": \"SELECT repeat('x', 9000000)\"}";
+    let head = format!("POST /query HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-length: {}\r\n\r\n", APP.1, body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    eventually("it is answered", PATIENCE, async || proxy.metric("pgweir_api_requests_total{api=\"query\",outcome=\"ok\"}").await == 1.0)
+        .await;
+    assert_eq!(proxy.metric("pgweir_api_connections").await, 1.0);
+    eventually("it is given up", PATIENCE, async || proxy.metric("pgweir_api_connections").await == 0.0).await;
+    let mut taken = Vec::new();
+    assert!(stream.read_to_end(&mut taken).await.is_err() || taken.len() < 9_000_000, "the rest is lost, and that is seen");
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_much_each_way_at_the_same_time() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).start().await;
+    let stream = TcpStream::connect(proxy.api_address()).await.unwrap();
+    let (socket, _) = tokio_tungstenite::client_async("ws://localhost/v2", stream).await.unwrap();
+    let (mut sink, mut source) = socket.split();
+    // All at once and before anything is heard, as the driver does it; then far more each way than any buffer on the way holds.
+    let mut first = frames::startup(0x0003_0000, &[("user", "app"), ("database", "app")]);
+    first.extend(frames::password("secret"));
+    let padding = "x".repeat(100_000);
+    let writing = tokio::spawn(async move {
+        sink.send(Message::binary(first)).await.unwrap();
+        for _ in 0..100 {
+            sink.send(Message::binary(frames::query(&format!("SELECT repeat('y', 100000) /* {padding} */")))).await.unwrap();
+        }
+        sink
+    });
+    let reading = async {
+        let mut length = 0;
+        while length < 10_000_000 {
+            match source.next().await.unwrap().unwrap() {
+                Message::Binary(bytes) => length += bytes.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    in_time("all of it", reading).await;
+    drop(writing.await.unwrap());
 }

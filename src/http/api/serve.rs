@@ -5,7 +5,6 @@ use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use hyper::Request;
@@ -59,6 +58,8 @@ pub async fn serve(listener: Listener, worker: Rc<Worker>, mut stop: oneshot::Re
 async fn connection(io: Io, peer: Peer, call: Call, desk: Rc<Desk>, (patience, mut stopping): (Duration, watch::Receiver<bool>)) {
     let _open = desk.opened();
     let Some((io, guest)) = greeted(io, peer, &desk).await else { return };
+    // Whoever does not take its answer, or is not there any more, is given up. A socket that does not take the option ends sooner or later all the same.
+    let _ = io.set_user_timeout(desk.config().client_tcp.working.user_timeout);
     let service = service_fn(|request: Request<Incoming>| {
         call.touch();
         let answer = front::answer(Rc::clone(&desk), request, guest.clone());
@@ -79,10 +80,7 @@ async fn connection(io: Io, peer: Peer, call: Call, desk: Rc<Desk>, (patience, m
             is_stopping = true;
             connection.as_mut().graceful_shutdown();
         }
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(outcome),
-            Poll::Pending => Poll::Pending,
-        }
+        connection.as_mut().poll(cx)
     })
     .await;
     if let Err(error) = outcome {

@@ -1,9 +1,11 @@
 //! The WebSocket tunnel, as Neon's driver uses it: the PostgreSQL protocol in binary frames, in at the front door like everybody's.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use futures_util::SinkExt;
-use futures_util::stream::StreamExt;
+use bytes::{Buf, Bytes};
+use futures_util::{SinkExt, StreamExt};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use hyper::upgrade::Upgraded;
@@ -22,7 +24,7 @@ use crate::fault::Fault;
 use crate::net::Io;
 
 /// Read at a time, in bytes, either way.
-const CHUNK: usize = 16 << 10;
+const CHUNK: usize = 8 << 10;
 
 /// Whether a request asks for a tunnel, at whatever path.
 pub(super) fn is_asked_for(request: &Request<Incoming>) -> bool {
@@ -66,8 +68,22 @@ pub(super) fn open(desk: &Rc<Desk>, request: &mut Request<Incoming>, guest: Gues
     reply
 }
 
-/// Passes bytes on, both ways, until either side ends.
-async fn pass(upgraded: Upgraded, mut line: Io, limit: usize) {
+/// So often something is passed on before others have a turn.
+const TURNS: u32 = 32;
+
+/// A tunnel: what is between its client and its session.
+struct Passing {
+    socket: WebSocketStream<TokioIo<Upgraded>>,
+    line: Io,
+    /// What came from the client and the session has not taken yet.
+    rest: Bytes,
+    /// Whether the client may not have all that was written for it.
+    is_unflushed: bool,
+    chunk: Vec<u8>,
+}
+
+/// Passes bytes on until either side ends.
+async fn pass(upgraded: Upgraded, line: Io, limit: usize) {
     let config = WebSocketConfig::default()
         .read_buffer_size(4096)
         .write_buffer_size(CHUNK)
@@ -75,31 +91,65 @@ async fn pass(upgraded: Upgraded, mut line: Io, limit: usize) {
         .max_message_size(Some(limit))
         .max_frame_size(Some(limit));
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-    let (mut sink, mut stream) = socket.split();
-    let mut chunk = vec![0; CHUNK];
-    let ended: Result<(), Error> = loop {
-        tokio::select! {
-            message = stream.next() => match message {
-                Some(Ok(Message::Binary(bytes))) => if let Err(error) = line.write_all(&bytes).await {
-                    break Err(error.into());
-                },
-                // Pings are answered by the library.
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Text(_) | Message::Frame(_) | Message::Close(_))) | None => break Ok(()),
-                Some(Err(error)) => break Err(error),
-            },
-            count = line.read(&mut chunk) => match count {
-                Ok(0) => break Ok(()),
-                Ok(count) => if let Err(error) = sink.send(Message::binary(chunk.get(..count).unwrap_or_default().to_vec())).await {
-                    break Err(error);
-                },
-                Err(error) => break Err(error.into()),
-            },
-        }
-    };
+    let mut passing = Passing { socket, line, rest: Bytes::new(), is_unflushed: false, chunk: vec![0; CHUNK] };
+    let ended = poll_fn(|cx| passing.poll(cx)).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "a tunnel broke");
     }
     // Its client may have gone before it.
-    let _ = sink.close().await;
+    let _ = passing.socket.close(None).await;
+}
+
+impl Passing {
+    /// Each way goes on by itself: one that waits for room must not keep the other from making some.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        for _ in 0..TURNS {
+            let Some(up) = self.up(cx)? else { return Poll::Ready(Ok(())) };
+            let Some(down) = self.down(cx)? else { return Poll::Ready(Ok(())) };
+            if !up && !down {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// From the client to the session: whether something moved; none at the end.
+    fn up(&mut self, cx: &mut Context<'_>) -> Result<Option<bool>, Error> {
+        if !self.rest.is_empty() {
+            let Poll::Ready(sent) = self.line.poll_send(cx, &self.rest) else { return Ok(Some(false)) };
+            self.rest.advance(sent?);
+            return Ok(Some(true));
+        }
+        let Poll::Ready(message) = self.socket.poll_next_unpin(cx) else { return Ok(Some(false)) };
+        match message.transpose()? {
+            Some(Message::Binary(bytes)) => self.rest = bytes,
+            // Pings are answered by the library.
+            Some(Message::Ping(_) | Message::Pong(_)) => {}
+            Some(Message::Text(_) | Message::Frame(_) | Message::Close(_)) | None => return Ok(None),
+        }
+        Ok(Some(true))
+    }
+
+    /// From the session to the client: the same.
+    fn down(&mut self, cx: &mut Context<'_>) -> Result<Option<bool>, Error> {
+        let Poll::Ready(ready) = self.socket.poll_ready_unpin(cx) else { return Ok(Some(false)) };
+        ready?;
+        if let Poll::Ready(count) = self.line.poll_read(cx, &mut self.chunk) {
+            let count = count?;
+            if count == 0 {
+                return Ok(None);
+            }
+            self.socket.start_send_unpin(Message::binary(self.chunk.get(..count).unwrap_or_default().to_vec()))?;
+            self.is_unflushed = true;
+            return Ok(Some(true));
+        }
+        if self.is_unflushed
+            && let Poll::Ready(flushed) = self.socket.poll_flush_unpin(cx)
+        {
+            flushed?;
+            self.is_unflushed = false;
+        }
+        Ok(Some(false))
+    }
 }
