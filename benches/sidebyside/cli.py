@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import chart, counts, report
+from . import chart, counts, http, report
 from .cluster import DATABASE, PASSWORD, USER, Cluster, Workspace, make_certificate
 from .idle import idle_cost, probe_beside
 from .load import ROWS_SCRIPT, Workload, measure
@@ -19,7 +19,7 @@ from .results import Results, Row
 from .targets import MAX_CLIENTS, POOL_SIZE, Direct, PgBouncer, Pgweir, Pooler, Site, Target
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = ["simple", "extended", "prepared", "connect", "connect-tls", "rows", "memory", "memory-tls", "probe", "syscalls", "instructions"]
+GROUPS = ["simple", "extended", "prepared", "connect", "connect-tls", "rows", "http", "memory", "memory-tls", "probe", "syscalls", "instructions"]
 POOLERS = {"pgbouncer": PgBouncer, "pgweir": Pgweir}
 
 
@@ -75,6 +75,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, site: Site, targets: list[Target], paths: dict[str, Path]):
         self.options, self.site, self.targets, self.paths = options, site, targets, paths
         self.rows: dict[str, Row] = {}
+        self.with_api: http.WithApi | None = None
 
     def row(self, title: str, group: str) -> Row:
         """The row of that title, made when it is first asked for."""
@@ -100,9 +101,25 @@ class Bench:
                 row.add(target.name, taken.as_dict())
                 cpu = "" if taken.cpu_us is None else f"{taken.cpu_us:7.1f} µs CPU"
                 say(f"  {workload.title:24} {target.name:10} {taken.tps:9.0f} tps  p50 {taken.p50_ms:8.3f}  p99 {taken.p99_ms:8.3f} ms {cpu}")
+        if "http" in self.options.only and "pgweir" in self.paths:
+            self.http_round(number)
         for name in self.turn(number, list(self.paths)):
             self.idle_round(name)
         self.count_round(number)
+
+    def http_round(self, number: int) -> None:
+        """A query by key over HTTP and over the protocol, on a pgweir that speaks both."""
+        self.with_api = self.with_api or http.WithApi(self.site, self.paths["pgweir"])
+        ways = http.ways(self.with_api, self.options.seconds)
+        for words in self.turn(number, list(ways)):
+            taken = ways[words]()
+            self.row(words, "http").add("pgweir", taken)
+            say(f"  {words:38} {taken['tps']:9.0f} tps  p50 {taken['p50_ms']:8.3f}  p99 {taken['p99_ms']:8.3f} ms {taken['cpu_us']:7.1f} µs CPU")
+
+    def close(self) -> None:
+        """Ends what only some rounds need."""
+        if self.with_api is not None:
+            self.with_api.close()
 
     def idle_round(self, name: str) -> None:
         """The measurements around idle clients, on processes of their own."""
@@ -151,7 +168,7 @@ def say(text: str) -> None:
 def write(results: Results, out: Path) -> None:
     """The page, its charts and the raw figures."""
     out.mkdir(parents=True, exist_ok=True)
-    loads, idles, counted = report.sorted_out(results)
+    loads, idles, counted, _ = report.sorted_out(results)
     subtitle = f"{results.facts['machine']}, {results.facts['date']}"
     wanted = [
         ("cpu.svg", "CPU of the proxy per transaction, µs (less is better)", loads, ["pgbouncer", "pgweir"], "cpu_us", 1, 1),
@@ -217,6 +234,7 @@ def run(options: argparse.Namespace) -> None:
         if options.serve:
             return serve(targets)
         bench = Bench(options, site, targets, paths)
+        cleanup.callback(bench.close)
         known = facts(options, cluster, targets)
         for number in range(options.rounds):
             say(f"round {number + 1} of {options.rounds}")

@@ -16,11 +16,12 @@ cores, so throughput and latency say as much about the machine as about the prox
 kernel's account of the proxy's process, over a window in which no client logs in or leaves (except where connecting is the workload)."""
 
 
-def sorted_out(results: Results) -> tuple[list[Row], list[Row], list[Row]]:
-    """The rows of loads, of idle clients, and of what was counted."""
+def sorted_out(results: Results) -> tuple[list[Row], list[Row], list[Row], list[Row]]:
+    """The rows of loads, of idle clients, of what was counted, and of HTTP."""
     idles = [row for row in results.rows if row.group in IDLE_GROUPS]
     counted = [row for row in results.rows if row.group == "counts"]
-    return [row for row in results.rows if row not in idles and row not in counted], idles, counted
+    over_http = [row for row in results.rows if row.group == "http"]
+    return [row for row in results.rows if row.group not in (*IDLE_GROUPS, "counts", "http")], idles, counted, over_http
 
 
 def figure(value: float | None, digits: int = 0) -> str:
@@ -75,6 +76,13 @@ def counts_table(rows: list[Row]) -> str:
     return table(head, lines)
 
 
+def http_table(rows: list[Row]) -> str:
+    """A query by key, over the protocol and over HTTP."""
+    head = ["64 callers, a query by key", "per second", "p50 ms", "p99 ms", "the proxy's CPU µs for each"]
+    measures = (("tps", 0), ("p50_ms", 2), ("p99_ms", 2), ("cpu_us", 1))
+    return table(head, [[row.title] + [figure(row.median(OURS, measure), digits) for measure, digits in measures] for row in rows])
+
+
 def details(rows: list[Row]) -> str:
     """Latencies and context switches, one line a workload and target."""
     head = ["workload, clients", "target", "tps", "mean ms", "p50", "p99", "p99.9", "CPU µs", "system", "sleeps", "preempted"]
@@ -100,13 +108,15 @@ def absences(rows: list[Row]) -> str:
 
 def page(results: Results, charts: list[tuple[str, str]], folder: str) -> str:
     """The whole of docs/performance.md. `charts` are (file, what it shows)."""
-    loads, idles, counted = sorted_out(results)
+    loads, idles, counted, over_http = sorted_out(results)
     parts = ["# Performance\n", "This page is written by `benches/compare`; `benches/README.md` says how to run it and what each row is.\n"]
     parts.append(table(["", ""], [[key, value] for key, value in results.facts.items()]).replace("---:", "---"))
     parts.append(READING.format(rounds=results.facts["rounds"]) + "\n")
     parts += [f"![{alt}]({folder}/{file})\n" for file, alt in charts]
     if loads:
         parts += ["## Throughput and CPU\n", "CPU is the proxy's own, in microseconds per transaction.\n", summary(loads)]
+    if over_http:
+        parts += ["## Over HTTP\n", "On one pgweir: pgbench with the extended protocol, and wrk.\n", http_table(over_http)]
     if idles:
         parts += ["## Idle clients\n", "Growth of resident memory per authenticated, idle client of a fresh process.\n", idle_table(idles)]
     if counted:
