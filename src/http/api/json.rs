@@ -211,10 +211,11 @@ fn array(text: &str, depth: usize) -> Option<(Vec<Element>, &str)> {
 
 fn quoted(text: &str) -> Option<(Element, &str)> {
     let mut value = String::new();
-    let mut letters = text.char_indices().skip(1);
+    let inner = text.strip_prefix('"')?;
+    let mut letters = inner.char_indices();
     while let Some((at, letter)) = letters.next() {
         match letter {
-            '"' => return Some((Element::Text(value), text.get(at + 1..)?)),
+            '"' => return Some((Element::Text(value), inner.get(at + 1..)?)),
             '\\' => value.push(letters.next()?.1),
             _ => value.push(letter),
         }

@@ -139,7 +139,8 @@ pub(in crate::http::api) fn numbered(sql: &str) -> (String, Vec<String>) {
         }
         let is_free =
             at == 0 || !matches!(bytes.get(at - 1), Some(b':' | b')' | b']' | b'_' | b'$' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'));
-        let length = bytes.iter().skip(at + 1).take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
+        let behind = bytes.get(at + 1..).unwrap_or_default();
+        let length = behind.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
         if bytes.get(at + 1) == Some(&b':') {
             at += 2;
             continue;
