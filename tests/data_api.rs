@@ -303,3 +303,20 @@ async fn a_proxy_that_stops_rolls_back_what_nobody_can_go_on_with() {
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "it has not waited for the transaction's end");
     assert_eq!(pg.value("SELECT count(*) FROM account").await, "0");
 }
+
+#[tokio::test]
+async fn a_database_that_is_away_is_told_in_a_way_that_sdks_try_again() {
+    let mut pg = Postgres::start().await;
+    let proxy = options(&pg).start().await;
+    let mut caller = Caller::connect(&proxy).await;
+    assert_eq!(execute(&mut caller, "SELECT 1").await.status, 200);
+    pg.stop(harness::Stop::Fast);
+    let headers = [("amz-sdk-invocation-id", "7f1d")];
+    let asked = arns(json!({ "sql": "SELECT 7" }));
+    let away = async || Caller::connect(&proxy).await.signed(KEY, "Execute", &headers, &asked).await;
+    eventually("it is noticed", PATIENCE, async || away().await.status == 504).await;
+    assert_refused(&away().await, 504, "DatabaseUnavailableException");
+    // Nothing was done, so that the next attempt of the same call is.
+    pg.start_again().await;
+    eventually("it is there again", PATIENCE, async || away().await.at("/records") == &json!([[{ "longValue": 7 }]])).await;
+}
