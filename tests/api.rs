@@ -6,6 +6,8 @@
 
 mod harness;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -385,6 +387,35 @@ async fn keys_are_fetched_and_a_new_one_is_found() {
     })
     .await;
     assert_refused(&caller.post("/query", &[("authorization", &first.token("first", &claims))], sql).await, 401, "28000");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn an_issuer_that_fails_is_not_asked_for_every_token() {
+    let pg = Postgres::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicU32::new(0));
+    let counting = Arc::clone(&asked);
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            counting.fetch_add(1, Ordering::Relaxed);
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+    });
+    let proxy = options(&pg).raw_toml(&format!("[api.tokens]\njwks_url = \"{url}\"\naudience = \"x\"\nuser = \"app\"\n")).start().await;
+    let issuer = Issuer::new("any");
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let token = issuer.token(&format!("made up {n}"), &json!({ "aud": "x", "exp": in_an_hour() }));
+        let mut caller = Caller::connect(&proxy).await;
+        callers.spawn(async move { caller.post("/query", &[("authorization", &token)], "{\"sql\": \"SELECT 1\"}").await.status });
+    }
+    assert_eq!(callers.join_all().await, [401; 20]);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
     serving.abort();
 }
 

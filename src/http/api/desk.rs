@@ -42,11 +42,11 @@ impl Drop for Opened {
 impl Desk {
     pub(super) fn new(worker: Rc<Worker>) -> Rc<Self> {
         Rc::new(Self {
-            worker,
             tokens: Keyring::default(),
-            transactions: Transactions::new(),
+            transactions: Transactions::new(Arc::clone(&worker.house)),
             retries: Rc::default(),
             large: Semaphore::new(LARGE),
+            worker,
         })
     }
 
@@ -67,6 +67,6 @@ impl Desk {
 
     /// The proxy is stopping: what is held between calls ends.
     pub(super) fn dismiss(&self) {
-        self.transactions.end_all(&self.worker.house);
+        self.transactions.end_all();
     }
 }

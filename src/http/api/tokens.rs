@@ -14,6 +14,7 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
 use rustls::pki_types::ServerName;
 use serde_json::{Map, Value};
+use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use super::trouble::Trouble;
@@ -53,6 +54,8 @@ pub(super) struct Believed {
 pub(super) struct Keyring {
     keys: RefCell<Option<Keys>>,
     believed: RefCell<HashMap<String, (Believed, Instant)>>,
+    /// Whoever wants other keys comes by here, one after the other; and from where they could not be had, and when.
+    failed: Mutex<Option<(KeySource, Instant)>>,
 }
 
 #[derive(Debug)]
@@ -128,14 +131,19 @@ impl Keyring {
 
     /// The key of this name; of several, a token must name one.
     async fn key(&self, name: Option<&str>, settings: &Tokens) -> Result<DecodingKey, String> {
-        let age = |keys: &Keys| now().saturating_duration_since(keys.since);
-        let state = self.keys.borrow().as_ref().filter(|keys| keys.source == *settings).map(|keys| (age(keys), found(&keys.set, name)));
-        let had = match state {
-            Some((age, Some(key))) if age < FRESH => return Ok(key),
-            Some((age, None)) if age < PATIENCE => return Err(unknown(name)),
-            Some((_, key)) => key,
-            None => None,
+        if let Ok(known) = self.known(name, settings) {
+            return known;
+        }
+        let mut failed = self.failed.lock().await;
+        // Another may have had them meanwhile, or seen that they cannot be had.
+        let had = match self.known(name, settings) {
+            Ok(known) => return known,
+            Err(had) => had,
         };
+        let none = || "there are no keys to check it with".to_owned();
+        if failed.as_ref().is_some_and(|(source, at)| *source == settings.keys && now().saturating_duration_since(*at) < PATIENCE) {
+            return had.ok_or_else(none);
+        }
         let fetched = match &settings.keys {
             KeySource::File(file) => {
                 let file = file.clone();
@@ -150,6 +158,7 @@ impl Keyring {
         let set = fetched.and_then(|bytes| serde_json::from_slice::<JwkSet>(&bytes).map_err(|error| error.to_string()));
         match set {
             Ok(set) => {
+                *failed = None;
                 let key = found(&set, name);
                 *self.keys.borrow_mut() = Some(Keys { source: settings.clone(), set, since: now() });
                 // A key that is withdrawn takes its tokens with it.
@@ -158,9 +167,22 @@ impl Keyring {
             }
             Err(why) => {
                 tracing::warn!(why, "the keys of tokens cannot be had");
+                *failed = Some((settings.keys.clone(), now()));
                 // Those of before are better than none.
-                had.ok_or_else(|| "there are no keys to check it with".to_owned())
+                had.ok_or_else(none)
             }
+        }
+    }
+
+    /// The key of this name, or that there is none, as far as the keys are fresh enough to say so; else what there is.
+    fn known(&self, name: Option<&str>, settings: &Tokens) -> Result<Result<DecodingKey, String>, Option<DecodingKey>> {
+        let keys = self.keys.borrow();
+        let Some(keys) = keys.as_ref().filter(|keys| keys.source == *settings) else { return Err(None) };
+        let age = now().saturating_duration_since(keys.since);
+        match found(&keys.set, name) {
+            Some(key) if age < FRESH => Ok(Ok(key)),
+            None if age < PATIENCE => Ok(Err(unknown(name))),
+            key => Err(key),
         }
     }
 }

@@ -69,7 +69,7 @@ impl Complaint {
 
     /// The call was made before, its caller left, and what became of it is not known.
     pub(super) fn left() -> Self {
-        let message = "This call was made before, and was cancelled when its caller had left: it may have been carried out";
+        let message = "This call was broken off, as when its caller leaves: it may have been carried out";
         Self::about_request("DatabaseErrorException", 400, message.to_owned())
     }
 

@@ -347,7 +347,7 @@ impl Call {
         let mut line = Line::open(self.caller(true)?, Batch::of([&Statement::from("BEGIN")])?, &self.desk.worker)?;
         line.answers(self.limit).await?;
         let idle = self.desk.config().api.transaction_idle_timeout;
-        let id = self.desk.transactions.hold(&self.key.id, line, idle, &self.desk.worker.house)?;
+        let id = self.desk.transactions.hold(&self.key.id, line, idle)?;
         Ok(json!({ "transactionId": id }))
     }
 
@@ -369,7 +369,7 @@ impl Call {
     }
 
     fn take(&self, id: &str) -> Result<Taken, Complaint> {
-        self.desk.transactions.take(id, &self.key.id, &self.desk.worker.house)
+        self.desk.transactions.take(id, &self.key.id)
     }
 
     /// A statement of a held transaction, with the time that it may take: that of the call, not of the transaction.

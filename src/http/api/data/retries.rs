@@ -21,7 +21,7 @@ const REMEMBERED: Duration = Duration::from_mins(2);
 /// How long a call whose caller has gone waits for the next attempt.
 const GRACE: Duration = Duration::from_secs(2);
 /// How many calls are remembered, and how many bytes of their outcomes; the oldest are forgotten first.
-const MOST: usize = 10_000;
+const MOST: usize = 100_000;
 const MOST_BYTES: usize = 64 << 20;
 
 /// What a call is known by: who makes it, its number, and a digest of what it asks for.
@@ -81,7 +81,7 @@ impl Retries {
         let call = Rc::new(Call::default());
         self.calls.borrow_mut().insert(number.clone(), Rc::clone(&call));
         self.order.borrow_mut().push_back((now(), number.clone()));
-        let (all, running) = (Rc::clone(self), Rc::clone(&call));
+        let (all, running) = (Rc::clone(self), Running(Rc::clone(&call)));
         let task = tokio::task::spawn_local(async move {
             let outcome = work.await;
             // What is tried again because nothing was done is to be done then.
@@ -90,7 +90,7 @@ impl Retries {
             } else {
                 all.bytes.set(all.bytes.get() + outcome.len());
             }
-            running.settle(outcome);
+            running.0.settle(outcome);
         });
         *call.task.borrow_mut() = Some(task.abort_handle());
         call
@@ -119,6 +119,17 @@ impl Call {
     }
 }
 
+/// A call that is under way. However it ends, whoever waits for it hears of that; and who asks again must not have it done twice.
+struct Running(Rc<Call>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.outcome.borrow().is_none() {
+            self.0.settle(Outcome::Complaint(Complaint::left()));
+        }
+    }
+}
+
 /// Somebody who waits for a call.
 struct Waiting<'r> {
     call: Rc<Call>,
@@ -140,20 +151,16 @@ impl Drop for Waiting<'_> {
         if call.waiting.get() > 0 || call.outcome.borrow().is_some() {
             return;
         }
-        let (all, number) = (Rc::clone(self.all), self.number.clone());
+        let (grace, number) = (self.all.grace, self.number.clone());
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(all.grace).await;
+            tokio::time::sleep(grace).await;
             if call.waiting.get() > 0 || call.outcome.borrow().is_some() {
                 return;
             }
             if let Some(task) = call.task.take() {
                 task.abort();
             }
-            // Whoever asks after all must not have it done twice.
-            let outcome = Outcome::Complaint(Complaint::left());
-            all.bytes.set(all.bytes.get() + outcome.len());
             tracing::info!(invocation = number.1, "a call of the Data API was cancelled: its caller has left");
-            call.settle(outcome);
         });
     }
 }
@@ -258,6 +265,15 @@ mod tests {
             assert_eq!(outcome, Outcome::Complaint(Complaint::left()));
             assert_eq!(retries.once(number("1"), work.once(answered("b"))).await, outcome);
             assert_eq!(work.begun.get(), 1);
+        });
+    }
+
+    #[test]
+    fn a_call_that_breaks_leaves_nobody_waiting() {
+        run(async {
+            let retries = Rc::new(Retries::default());
+            let broken = async { panic!("a call of the test's that breaks") };
+            assert_eq!(retries.once(number("1"), broken).await, Outcome::Complaint(Complaint::left()));
         });
     }
 

@@ -3,20 +3,26 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::complaint::Complaint;
 use crate::auth::random;
+use crate::fault::Fault;
 use crate::http::api::line::Line;
+use crate::http::api::trouble::Trouble;
 use crate::net::now;
 use crate::session::House;
 
 /// How long a transaction may last in all.
 const LONGEST: Duration = Duration::from_hours(24);
+
+/// How soon it is looked again whether a call still has one.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The longest name of a replica within an id, in bytes.
 const LONGEST_NAME: usize = 64;
@@ -24,6 +30,7 @@ const LONGEST_NAME: usize = 64;
 /// The transactions that are held.
 #[derive(Debug)]
 pub(crate) struct Transactions {
+    house: Arc<House>,
     replica: String,
     held: RefCell<HashMap<String, Held>>,
 }
@@ -50,44 +57,36 @@ pub(super) struct Taken {
 struct Guard {
     id: String,
     transactions: Rc<Transactions>,
-    house: std::sync::Arc<House>,
     is_over: bool,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.is_over {
-            self.transactions.end(&self.id, &self.house);
+            self.transactions.end(&self.id);
         }
     }
 }
 
 impl Transactions {
-    pub(crate) fn new() -> Rc<Self> {
+    pub(crate) fn new(house: Arc<House>) -> Rc<Self> {
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let replica = URL_SAFE_NO_PAD.encode(name.as_bytes().get(..LONGEST_NAME).unwrap_or(name.as_bytes()));
-        Rc::new(Self { replica, held: RefCell::default() })
+        Rc::new(Self { house, replica, held: RefCell::default() })
     }
 
     /// Holds a transaction that has just begun: its id, which names this replica. It is rolled back when it lies idle for so long.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub(super) fn hold(
-        self: &Rc<Self>,
-        owner: &str,
-        line: Line,
-        idle: Duration,
-        house: &std::sync::Arc<House>,
-    ) -> Result<String, Complaint> {
-        let secret: [u8; 24] =
-            random().map_err(|_| Complaint::from(crate::http::api::trouble::Trouble::from(crate::fault::Fault::Internal)))?;
+    pub(super) fn hold(self: &Rc<Self>, owner: &str, line: Line, idle: Duration) -> Result<String, Complaint> {
+        let secret: [u8; 24] = random().map_err(|_| Trouble::from(Fault::Internal))?;
         let id = format!("{}.{}", self.replica, URL_SAFE_NO_PAD.encode(secret));
         let last_call = Rc::new(Cell::new(now()));
         let held = Held { owner: owner.to_owned(), line: Some(line), last_call: Rc::clone(&last_call) };
         self.held.borrow_mut().insert(id.clone(), held);
-        house.metrics.api.transactions.add(1);
-        let (all, name, house) = (Rc::downgrade(self), id.clone(), std::sync::Arc::clone(house));
+        self.house.metrics.api.transactions.add(1);
+        let (all, name) = (Rc::downgrade(self), id.clone());
         tokio::task::spawn_local(async move {
             let until = now() + LONGEST;
             loop {
@@ -99,10 +98,10 @@ impl Transactions {
                     None => return,
                     Some(true) if now() >= (last_call.get() + idle).min(until) => {
                         tracing::info!("a transaction of the Data API was left for too long, and is rolled back");
-                        return all.end(&name, &house);
+                        return all.end(&name);
                     }
-                    // A call has it: its own limits hold.
-                    Some(false) => last_call.set(now()),
+                    // A call has it: its own limits hold, and then it is looked again.
+                    Some(false) => sleep(LOOK).await,
                     Some(true) => {}
                 }
             }
@@ -114,14 +113,14 @@ impl Transactions {
     ///
     /// # Errors
     /// When there is none of this id for this caller, or another call has it.
-    pub(super) fn take(self: &Rc<Self>, id: &str, owner: &str, house: &std::sync::Arc<House>) -> Result<Taken, Complaint> {
+    pub(super) fn take(self: &Rc<Self>, id: &str, owner: &str) -> Result<Taken, Complaint> {
         let mut held = self.held.borrow_mut();
         let Some(found) = held.get_mut(id).filter(|held| held.owner == owner) else {
             let elsewhere = id.split_once('.').is_some_and(|(replica, _)| replica != self.replica && !replica.is_empty());
             return Err(Complaint::no_transaction(id, if elsewhere { "it is held by another replica" } else { "" }));
         };
         let line = found.line.take().ok_or_else(Complaint::busy_transaction)?;
-        let guard = Guard { id: id.to_owned(), transactions: Rc::clone(self), house: std::sync::Arc::clone(house), is_over: false };
+        let guard = Guard { id: id.to_owned(), transactions: Rc::clone(self), is_over: false };
         Ok(Taken { id: id.to_owned(), line, guard })
     }
 
@@ -136,18 +135,18 @@ impl Transactions {
     }
 
     /// Ends one: what it holds is rolled back.
-    fn end(&self, id: &str, house: &House) {
+    fn end(&self, id: &str) {
         let ended = self.held.borrow_mut().remove(id);
         if ended.is_some() {
-            house.metrics.api.transactions.add(-1);
+            self.house.metrics.api.transactions.add(-1);
         }
     }
 
     /// Ends all of them.
-    pub(crate) fn end_all(&self, house: &House) {
+    pub(crate) fn end_all(&self) {
         let ids: Vec<String> = self.held.borrow().keys().cloned().collect();
         for id in ids {
-            self.end(&id, house);
+            self.end(&id);
         }
     }
 }
