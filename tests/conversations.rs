@@ -46,7 +46,14 @@ async fn postgres_answers_itself_alike() {
 #[tokio::test]
 async fn the_proxy_answers_as_postgres_does() {
     let pg = prepared().await;
-    let proxy = proxy_over(&pg).set("defaults.queue_timeout", "20s").start().await;
+    // One of three listens for all, and is no other's.
+    let proxy = proxy_over(&pg).max_connections(3).set("defaults.queue_timeout", "20s").start().await;
+    let mut listener = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    listener.query("LISTEN nothing").await;
+    eventually("one listens for all", PATIENCE, async || {
+        proxy.metric(r#"pgweir_server_connections{upstream="main",state="listening"}"#).await > 0.5
+    })
+    .await;
     Box::pin(compare_all(&pg, (&pg).into(), (&proxy).into(), Some(&proxy))).await;
 }
 

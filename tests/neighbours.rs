@@ -57,12 +57,14 @@ impl Model {
 
     /// Whether the client keeps a server now.
     fn holds(&self) -> bool {
-        self.before.is_some() || self.locks > 0 || self.now.table || self.now.listens
+        self.before.is_some() || self.locks > 0 || self.now.table
     }
 }
 
 struct Client {
     wire: Wire,
+    /// What it says to itself goes to a channel of its own.
+    channel: String,
     model: Model,
 }
 
@@ -74,8 +76,8 @@ const TRACES: &str = "SELECT current_setting('work_mem'), coalesce(current_setti
     coalesce(current_setting('app.hidden', true), '')";
 
 impl Client {
-    async fn login(proxy: &Proxy) -> Self {
-        Self { wire: Wire::login(proxy, "app", "secret", "app").await.unwrap(), model: Model::fresh() }
+    async fn login(proxy: &Proxy, channel: String) -> Self {
+        Self { wire: Wire::login(proxy, "app", "secret", "app").await.unwrap(), channel, model: Model::fresh() }
     }
 
     /// Runs a statement that succeeds, unless its transaction has failed.
@@ -198,22 +200,30 @@ impl Client {
                 self.model.locks = 1;
             }
             19 if self.model.locks > 0 && self.run("SELECT pg_advisory_unlock_all()").await => self.model.locks = 0,
-            20 if may_hold && self.run("LISTEN mine").await => self.model.now.listens = true,
+            20 if self.run(&format!("LISTEN {}", self.channel)).await => self.model.now.listens = true,
             21 if self.run("UNLISTEN *").await => self.model.now.listens = false,
             22 if !in_transaction => {
                 self.model.has_hidden = true;
                 assert!(self.run("DO $$ BEGIN PERFORM set_config('app.hidden', 'x', false); END $$").await);
             }
+            23 if !in_transaction => self.say().await,
             _ => self.look().await,
         }
+    }
+
+    /// Says something to itself, which it hears if it listens, before anything else.
+    async fn say(&mut self) {
+        self.wire.send(&query(&format!("NOTIFY {}, 'said'", self.channel))).await;
+        let heard = self.wire.until_ready().await.iter().filter(|frame| frame.tag == b'A').count();
+        assert_eq!(heard, usize::from(self.model.now.listens), "{}", self.wire.transcript());
     }
 }
 
 async fn play(proxy: &Proxy, seed: u64) {
     let mut luck = Luck(seed);
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
-        clients.push(Client::login(proxy).await);
+    for number in 0..CLIENTS {
+        clients.push(Client::login(proxy, format!("mine_{number}")).await);
     }
     for step in 0..STEPS {
         let (who, what, value) = (luck.below(CLIENTS), luck.below(26), luck.below(20));
@@ -227,7 +237,7 @@ async fn play(proxy: &Proxy, seed: u64) {
         if what == 25 {
             // It leaves in the middle of something, and somebody else comes.
             clients[who].wire.send(&[query("SELECT pg_sleep(0.01)"), parse("half", "SELECT 'half'", &[])].concat()).await;
-            clients[who] = Client::login(proxy).await;
+            clients[who] = Client::login(proxy, format!("again_{step}")).await;
         } else {
             clients[who].step(what, value, may_hold).await;
         }
@@ -238,8 +248,12 @@ async fn play(proxy: &Proxy, seed: u64) {
 #[tokio::test]
 async fn nobody_sees_what_a_neighbour_does_and_everybody_what_he_did_himself() {
     let pg = Postgres::start().await;
-    let proxy =
-        Proxy::new(&pg).max_connections(u32::try_from(SERVERS).unwrap()).set("upstreams.main.prepared_statements", "1KiB").start().await;
+    // One of them listens for all.
+    let proxy = Proxy::new(&pg)
+        .max_connections(u32::try_from(SERVERS).unwrap() + 1)
+        .set("upstreams.main.prepared_statements", "1KiB")
+        .start()
+        .await;
     for seed in 0..12 {
         Box::pin(play(&proxy, seed)).await;
     }

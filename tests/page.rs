@@ -45,7 +45,7 @@ async fn a_browser_shows_what_is_counted() {
     for _ in 0..5 {
         client.query("SELECT 1").await;
     }
-    client.query("LISTEN x").await;
+    client.query("CREATE TEMP TABLE x (y int)").await;
     let _only = Wire::login(&proxy, "other", "secret", "app").await.unwrap();
     assert!(Wire::login(&proxy, "other", "secret", "app").await.is_err(), "its tenant is full");
 
@@ -58,7 +58,7 @@ async fn a_browser_shows_what_is_counted() {
     assert_eq!(charts.matches("<svg").count(), 4, "{charts}");
     let tenants = between(&page, "<table id=\"tenants\">", "</table>");
     assert!(tenants.contains(">shop<") && tenants.contains("&lt;b id='x'&gt;&amp;amp;<"), "names are texts, whatever they hold: {tenants}");
-    assert!(between(&page, "<table id=\"pins\">", "</table>").contains("<td>listen</td><td>1</td><td>1</td>"), "{page}");
+    assert!(between(&page, "<table id=\"pins\">", "</table>").contains("<td>temp</td><td>1</td><td>1</td>"), "{page}");
     assert!(between(&page, "<table id=\"faults\">", "</table>").contains("<td>too_many_clients</td><td>1</td>"), "{page}");
 
     let page = seen(format!("http://{address}/#tenant=shop"), 6).await;

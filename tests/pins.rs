@@ -251,7 +251,7 @@ async fn a_strict_database_refuses_what_would_keep_its_server() {
 #[tokio::test]
 async fn a_tenant_keeps_no_more_servers_than_it_may() {
     let pg = Postgres::start().await;
-    let proxy = Proxy::new(&pg).max_connections(5).set("defaults.max_pinned", 2).start().await;
+    let proxy = Proxy::new(&pg).max_connections(5).set("defaults.max_pinned", 2).set("upstreams.main.share_listen", false).start().await;
     let mut owners = [login(&proxy).await, login(&proxy).await];
     let mut third = login(&proxy).await;
     for owner in &mut owners {

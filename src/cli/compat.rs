@@ -18,6 +18,8 @@ enum Verdict {
     Reset,
     /// These settings follow their client.
     Follows(String),
+    /// It is heard by way of a connection that all share.
+    Listens,
 }
 
 impl fmt::Display for Verdict {
@@ -26,6 +28,7 @@ impl fmt::Display for Verdict {
             Self::Keeps(reasons) => write!(f, "keeps its server connection ({})", reasons.join(", ")),
             Self::Asked => f.write_str("is looked into afterwards: a part of it is hidden"),
             Self::Reset => f.write_str("is reset afterwards: too long to be read whole"),
+            Self::Listens => f.write_str("is listened to by one server connection for all clients of its database and user"),
             Self::Follows(names) => write!(f, "follows its client (settings: {names})"),
         }
     }
@@ -70,7 +73,8 @@ fn judge(text: &[u8]) -> Option<Verdict> {
     let effects = sql::session_state(text);
     let settings = effects.changes_settings().then(|| sql::settings(text));
     let follows = settings.as_ref().is_some_and(|touched| !touched.is_unknown);
-    let reasons: Vec<_> = effects.pins().filter(|reason| !(follows && *reason == PinReason::Setting)).map(PinReason::name).collect();
+    let stays = |reason: &PinReason| !(follows && *reason == PinReason::Setting || *reason == PinReason::Listen);
+    let reasons: Vec<_> = effects.pins().filter(stays).map(PinReason::name).collect();
     if !reasons.is_empty() {
         return Some(Verdict::Keeps(reasons));
     }
@@ -79,6 +83,9 @@ fn judge(text: &[u8]) -> Option<Verdict> {
     }
     if effects.is_opaque() {
         return Some(Verdict::Asked);
+    }
+    if effects.may_leave(PinReason::Listen) {
+        return Some(Verdict::Listens);
     }
     let touched = settings.filter(|touched| touched.resets_all || !touched.set.is_empty() || !touched.reset.is_empty())?;
     let names = touched.set.iter().chain(&touched.reset).map(|name| String::from_utf8_lossy(name).into_owned());
@@ -161,15 +168,17 @@ mod tests {
 
     #[test]
     fn a_file_of_sql_is_read_statement_by_statement() {
-        let (code, told) =
-            report("SELECT 1;\nSET work_mem = '3MB';\n\n-- why\nLISTEN jobs; LISTEN jobs;\nDO $$ BEGIN; END $$;\nSELECT ';LISTEN x'");
+        let (code, told) = report(
+            "SELECT 1;\nSET work_mem = '3MB';\n\n-- why\nLISTEN jobs; LISTEN jobs;\nLOAD 'x';\nDO $$ BEGIN; END $$;\nSELECT ';LISTEN x'",
+        );
         assert_eq!(code, 1);
         assert_eq!(
             told,
             "line 2, 1 x: follows its client (settings: work_mem)\n    SET work_mem = '3MB'\n\
-             line 5, 2 x: keeps its server connection (listen)\n    LISTEN jobs\n\
-             line 6, 1 x: is looked into afterwards: a part of it is hidden\n    DO $$ BEGIN; END $$\n\
-             6 statements read; of 3 shapes to know of, 1 keep a server connection\n"
+             line 5, 2 x: is listened to by one server connection for all clients of its database and user\n    LISTEN jobs\n\
+             line 6, 1 x: keeps its server connection (load)\n    LOAD 'x'\n\
+             line 7, 1 x: is looked into afterwards: a part of it is hidden\n    DO $$ BEGIN; END $$\n\
+             7 statements read; of 4 shapes to know of, 1 keep a server connection\n"
         );
     }
 

@@ -161,6 +161,8 @@ pub struct Upstream {
     pub prepared_statements: usize,
     /// Whether the server is asked what its functions leave in a session.
     pub follow_functions: bool,
+    /// Whether all clients of a pool listen with one connection.
+    pub share_listen: bool,
     /// `application_name` where no client gives one.
     pub application_name: String,
     /// How verifiers of users who are not listed are asked for.

@@ -117,6 +117,8 @@ pub fn times(upstream: &config::Upstream) -> Times {
         settle: upstream.settle_timeout,
         prepared_bytes: upstream.prepared_statements,
         follow_functions: upstream.follow_functions,
+        // The only one there is is for work.
+        share_listen: upstream.share_listen && upstream.max_connections > 1,
     }
 }
 

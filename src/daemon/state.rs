@@ -160,7 +160,8 @@ fn pool_state(pool: &Pool, counts: &HashMap<(PoolId, ServerState), u64>, waiting
         crate::config::PoolMode::Session => "session",
         crate::config::PoolMode::Statement => "statement",
     };
-    PoolState { database: text(&pool.key.database), user: text(&pool.key.user), mode, connections, waiting }
+    let listening = pool.switchboard.clients();
+    PoolState { database: text(&pool.key.database), user: text(&pool.key.user), mode, connections, waiting, listening }
 }
 
 fn published(state: State) -> ServerState {
@@ -169,6 +170,7 @@ fn published(state: State) -> ServerState {
         State::Idle => ServerState::Idle,
         State::Leased(_) => ServerState::Leased,
         State::Mending(_) => ServerState::Mending,
+        State::Listening => ServerState::Listening,
         State::Closing => ServerState::Closing,
     }
 }

@@ -234,6 +234,8 @@ labelled! {
         Leased = "leased",
         /// It is being put in order after a client, or checked.
         Mending = "mending",
+        /// It listens to channels for all clients of its database and user that want to hear of them.
+        Listening = "listening",
         /// It is being closed, until the server has ended it.
         Closing = "closing",
     }

@@ -28,6 +28,8 @@ pub struct TenantShard {
     pub bytes_in: Counter,
     /// Bytes to clients.
     pub bytes_out: Counter,
+    /// Notifications that clients heard by way of a shared connection.
+    pub notifications: Counter,
     /// Refusals, by the fault's number.
     pub refused: Cells<Counter>,
     /// Cancelled queries, by `CancelCause`.

@@ -52,6 +52,8 @@ pub struct PoolState {
     pub connections: By<ServerState, u64>,
     /// Clients that wait for one.
     pub waiting: u64,
+    /// Clients that listen by way of a connection that they share.
+    pub listening: u64,
 }
 
 /// Everything at one moment.

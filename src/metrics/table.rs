@@ -213,6 +213,24 @@ pub(super) const FAMILIES: &[Family] = &[
         read: |view, samples| each_tenant(view, |name, tenant| samples.count(&[name], tenant.queries)),
     },
     Family {
+        name: "pgweir_listening_clients",
+        kind: Kind::Gauge,
+        unit: "clients",
+        labels: &[UPSTREAM],
+        help: "Clients that listen (LISTEN) by way of a server connection that those of their database and user share.",
+        read: |view, samples| {
+            each_upstream(view, |name, upstream| samples.count(&[name], upstream.pools.iter().map(|pool| pool.listening).sum()));
+        },
+    },
+    Family {
+        name: "pgweir_notifications_total",
+        kind: Kind::Counter,
+        unit: "notifications",
+        labels: &[TENANT],
+        help: "Notifications that clients heard by way of a shared server connection, once for each client.",
+        read: |view, samples| each_tenant(view, |name, tenant| samples.count(&[name], tenant.notifications)),
+    },
+    Family {
         name: "pgweir_bytes_total",
         kind: Kind::Counter,
         unit: "bytes",

@@ -28,6 +28,8 @@ pub struct TenantNumbers {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// Notifications that clients heard by way of a shared connection.
+    pub notifications: u64,
     /// Refusals, by fault.
     pub refused: Sparse<u64>,
     /// Cancelled queries.
@@ -67,6 +69,7 @@ impl TenantNumbers {
             queries: shard.queries.get(),
             bytes_in: shard.bytes_in.get(),
             bytes_out: shard.bytes_out.get(),
+            notifications: shard.notifications.get(),
             refused: sparse(names.faults, shard.refused.iter().map(Counter::get)),
             cancelled: counts(&shard.cancelled),
             pinned: sparse(names.reasons, shard.pinned.iter().map(Gauge::get)),
@@ -121,6 +124,7 @@ impl TenantNumbers {
         change(&mut self.queries, other.queries);
         change(&mut self.bytes_in, other.bytes_in);
         change(&mut self.bytes_out, other.bytes_out);
+        change(&mut self.notifications, other.notifications);
         for (own, theirs) in [(&mut self.refused, &other.refused), (&mut self.pins, &other.pins)] {
             for (label, count) in theirs {
                 change(own.entry(label).or_default(), *count);

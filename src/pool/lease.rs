@@ -107,6 +107,15 @@ impl Lease {
         }
     }
 
+    /// The connection listens for all clients of its pool from now on, and is on nobody's account. False where too few would be left for work.
+    pub fn listens(&self) -> bool {
+        let upstream = Arc::clone(&self.pool().upstream);
+        let mut steps = Vec::new();
+        let listens = upstream.ledger.lock().listens(now(), self.id, &mut steps);
+        self.local.carry_out(&upstream, steps);
+        listens
+    }
+
     /// Whether the connection has lain idle so long that it should be asked for a sign of life before use.
     #[inline]
     pub fn wants_check(&self, now: Instant) -> bool {

@@ -10,6 +10,7 @@
 
 mod failing;
 mod leases;
+mod listening;
 mod paused;
 mod supply;
 mod words;
@@ -75,6 +76,8 @@ pub struct Ledger {
     waiting: u32,
     opening: u32,
     idle: u32,
+    /// Connections that listen for all clients of their pool; they are not among the leases.
+    listening: u32,
     /// Before this it is no use to look again for an idle connection that could be closed for a waiter.
     look_again: Instant,
     jitter: u64,
@@ -86,7 +89,7 @@ impl Ledger {
         Self {
             configured: budget,
             budget,
-            leases: Leases::default(),
+            leases: Leases::new(budget),
             began: now,
             workers,
             servers: Slab::with_capacity(budget as usize),
@@ -98,6 +101,7 @@ impl Ledger {
             waiting: 0,
             opening: 0,
             idle: 0,
+            listening: 0,
             look_again: now,
             jitter: 0x9e37_79b9_7f4a_7c15,
         }
@@ -159,9 +163,10 @@ impl Ledger {
         self.waiting
     }
 
-    /// Whether some client has a connection, waits for one, or has left one that is still put in order.
+    /// Whether some client has a connection, waits for one, listens, or has left one that is still put in order.
     pub fn is_busy(&self) -> bool {
-        self.waiting > 0 || self.servers.iter().any(|(_, book)| matches!(book.state, State::Leased(_) | State::Mending(_)))
+        self.waiting > 0
+            || self.servers.iter().any(|(_, book)| matches!(book.state, State::Leased(_) | State::Mending(_) | State::Listening))
     }
 
     /// Whether a client waits that could have a connection of this pool if it were free, or one in its place.
@@ -273,6 +278,8 @@ impl Ledger {
             let (since, ends_well) = (book.since, is_done && matches!(book.state, State::Leased(_)));
             self.accounts.release(tenant, since, now);
             self.ended(now.saturating_duration_since(since), ends_well);
+        } else if book.state == State::Listening {
+            self.listens_no_more();
         }
     }
 
@@ -325,7 +332,7 @@ impl Ledger {
                 self.pool(book.pool).opening -= 1;
                 self.opening -= 1;
             }
-            State::Leased(_) | State::Mending(_) | State::Closing => {}
+            State::Leased(_) | State::Mending(_) | State::Listening | State::Closing => {}
         }
         self.look_again = now;
         self.provide(now, steps);

@@ -14,6 +14,7 @@ mod opener;
 mod profiles;
 mod ramp;
 mod shared;
+pub mod switchboard;
 
 pub use auth_query::{AuthQueries, auth_query};
 pub use lease::Lease;

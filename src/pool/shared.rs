@@ -12,6 +12,7 @@ use super::home::{Home, QueueTime};
 use super::ledger::{Failure, Keep, Ledger, PoolId, ServerId, State, Step, Waiter};
 use super::mail::{Job, Jobs, Mail, Mailbox};
 use super::profiles::Profiles;
+use super::switchboard::Switchboard;
 use crate::admission::Limits;
 use crate::auth::KeyCache;
 use crate::config::PoolMode;
@@ -101,6 +102,8 @@ pub struct Times {
     pub prepared_bytes: usize,
     /// Whether the server is asked what its functions leave in a session.
     pub follow_functions: bool,
+    /// Whether all clients of a pool listen with one connection.
+    pub share_listen: bool,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +135,8 @@ pub struct Pool {
     pub statements: Statements,
     /// What calling its database's functions leaves in a session.
     pub functions: Arc<Functions>,
+    /// How its clients listen.
+    pub switchboard: Switchboard,
     /// Why its last opening has failed.
     failure: Mutex<Option<Arc<Broken>>>,
     /// Whether the time of those who wait for it runs: not while it is paused.
@@ -188,6 +193,7 @@ impl Upstream {
             settings: SharedSettings::default(),
             statements: Statements::default(),
             functions,
+            switchboard: Switchboard::default(),
             failure: Mutex::default(),
             queue_time: Mutex::default(),
         });

@@ -26,10 +26,14 @@ use crate::fault::{Fault, Whose};
 use crate::metrics::CancelCause;
 use crate::net::{Io, now};
 use crate::pool::ledger::{Claim, Presence};
+use crate::pool::switchboard::Subscription;
 use crate::pool::{Attempt, Lease, Unavailable, Wait, with_scratch};
 use crate::upstream::{Broken, ServerError, Settings};
 use crate::wire::say;
 use crate::wire::scan::{Side, body_length};
+
+/// Instead of how much was read: there is something to tell the client. An idle client's own future stays small.
+const NEWS: usize = usize::MAX;
 
 /// A client that is logged in.
 #[derive(Debug)]
@@ -60,6 +64,10 @@ pub struct Client {
     pub(super) pin_slot: Option<Box<PinSlot>>,
     /// Its transaction was undone because its time was over, and it has not heard of that, or not ended it yet.
     pub(super) is_undone: bool,
+    /// What it listens to by way of its pool's shared connection.
+    pub(super) channels: Option<Box<Subscription>>,
+    /// It listens by its own server connection, as nothing else can be done.
+    pub(super) keeps_channels: bool,
     /// Its prepared statements that set its deadline.
     pub(super) own: Option<Box<Own>>,
     /// Why that is one that the client has kept, and the reason that was told before.
@@ -113,6 +121,8 @@ impl Client {
             leased: None,
             pin_slot: None,
             is_undone: false,
+            channels: None,
+            keeps_channels: false,
             own: None,
             kept: None,
             _admitted: admitted,
@@ -184,6 +194,9 @@ impl Client {
     async fn idle(&mut self) -> Wish {
         loop {
             // What is rare is on the heap while it lasts: an idle client's own future stays small.
+            if self.has_news() && !Box::pin(self.hear_idle()).await {
+                return Wish::Leave;
+            }
             if !self.unsent.is_empty() && !Box::pin(self.flush()).await {
                 return Wish::Leave;
             }
@@ -198,9 +211,13 @@ impl Client {
                 if let Some(fault) = self.idle_signal() {
                     return Poll::Ready(Err(Box::new(fault)));
                 }
+                if self.has_news() {
+                    return Poll::Ready(Ok(NEWS));
+                }
                 with_scratch(|scratch| self.io.poll_read(cx, scratch)).map(|read| Ok(read.unwrap_or(0)))
             });
             match read.await {
+                Ok(NEWS) => {}
                 Ok(0) => return Wish::Leave,
                 Ok(count) => {
                     if self.held.is_empty() && !self.discarding && with_scratch(|scratch| self.is_for_server(&scratch[..count])) {
@@ -301,7 +318,7 @@ impl Client {
             match self.worker.local.request(&self.watch.pool, self.claim(began), began) {
                 Ok(Attempt::Ready(lease)) if self.suits(&lease, began) => {
                     self.watch.tenant.borrow().numbers.queue_wait.observe(Duration::ZERO);
-                    return Some((lease, First::Scratch(count), began));
+                    return Some((lease, First::Scratch(u32::try_from(count).unwrap_or(0)), began));
                 }
                 attempt => {
                     with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
@@ -512,9 +529,22 @@ impl Client {
     }
 
     /// Sends what the client has not taken yet.
-    async fn flush(&mut self) -> bool {
+    pub(super) async fn flush(&mut self) -> bool {
         let unsent = std::mem::take(&mut self.unsent);
-        unsent.is_empty() && !self.io.has_unsent() || self.say(&unsent).await
+        if unsent.is_empty() && !self.io.has_unsent() {
+            return true;
+        }
+        let limit = self.stall_limit();
+        // More comes for who listens, whether it reads or not.
+        let is_too_late = || self.channels.as_ref().is_some_and(|subscription| subscription.inbox().is_full());
+        let sent = {
+            let mut sending = pin::pin!(self.worker.clock.within(limit, self.io.write_all(&unsent)));
+            poll_fn(|cx| if is_too_late() { Poll::Ready(None) } else { sending.as_mut().poll(cx) }).await
+        };
+        if is_too_late() {
+            self.cut();
+        }
+        matches!(sent, Some(Ok(())))
     }
 
     fn stall_limit(&self) -> Duration {

@@ -87,7 +87,6 @@ impl Relay<'_> {
     pub fn end(mut self, stop: Stop) -> End {
         let at = now();
         self.unwatch_peer();
-        self.client.unsent.drain(..self.given.min(self.client.unsent.len()));
         self.client.watch.set(|timing| {
             timing.transaction_since = None;
             timing.until = None;
@@ -132,7 +131,17 @@ impl Relay<'_> {
         }
         self.client.watch.has_held(at.saturating_duration_since(self.began), self.client.worker.period(), at);
         self.end_edit();
-        End::Examine(Box::new(Change { lease: self.lease, examination, pin, is_certain: self.is_straight, version: self.version, at }))
+        let (relistened, holds_ready) = self.ears.as_ref().map_or((None, false), |ears| (ears.relistened, ears.holds_ready));
+        End::Examine(Box::new(Change {
+            lease: self.lease,
+            examination,
+            pin,
+            is_certain: self.is_straight,
+            version: self.version,
+            relistened,
+            holds_ready,
+            at,
+        }))
     }
 
     #[cold]

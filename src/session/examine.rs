@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::channels::Relistened;
 use super::client::Client;
 use super::pins::{Examination, Pin, Pins};
 use super::relay::First;
@@ -17,8 +18,8 @@ use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Lease;
 use crate::upstream::{Broken, Known, Reported, Server, Settings};
-use crate::wire::say;
 use crate::wire::sql::{PinReason, Touched};
+use crate::wire::{Status, say};
 
 /// What `pg_settings` does not show, although a session can set it.
 const HIDDEN: [&[u8]; 2] = [b"session_authorization", b"role"];
@@ -39,6 +40,10 @@ pub struct Change {
     pub is_certain: bool,
     /// Which version of what is known of the database's functions it went by.
     pub version: u64,
+    /// How the server connection has come to listen to what the client listens to, if it has.
+    pub relistened: Option<Relistened>,
+    /// The client has not been told yet that the server is ready.
+    pub holds_ready: bool,
     /// When the last answer came.
     pub at: Instant,
 }
@@ -62,33 +67,53 @@ impl Client {
     /// Finds out what a lease has left in its session. The server connection goes back, or stays with the client that has left something there. False where it cannot
     /// be found out: the client's next server would not be what it believes.
     pub(super) async fn examine(&mut self, change: Change) -> bool {
-        let Change { mut lease, examination, pin, is_certain, version, at } = change;
+        let Change { mut lease, examination, pin, is_certain, version, relistened, holds_ready, at } = change;
         let limit = lease.pool().upstream.times.load().settle;
         // As far as is known: only what the functions do was to be asked.
-        let leaves_nothing = examination.is_empty() && pin.is_none();
+        let leaves_nothing = examination.is_empty() && pin.is_none() && relistened.is_none();
         let worker = Rc::clone(&self.worker);
-        let found = worker.clock.within(limit, self.find_out(lease.server_mut(), examination, is_certain, version)).await;
-        let (told, pins) = match found.unwrap_or(Err(Broken::TimedOut(limit))) {
+        let finding = async {
+            let (mut told, pins) = self.find_out(lease.server_mut(), examination, is_certain, version).await?;
+            if self.channels.is_none() && !pins.has(Pin::Sql(PinReason::Listen)) {
+                return Ok((told, Some(lease), pins));
+            }
+            let (lease, pins) = Box::pin(self.settle_channels(lease, pins, relistened, &mut told)).await?;
+            Ok((told, lease, pins))
+        };
+        let found = worker.clock.within(limit, finding).await;
+        let (mut told, lease, pins) = match found.unwrap_or(Err(Broken::TimedOut(limit))) {
             Ok(found) => found,
+            Err(why) if leaves_nothing => {
+                tracing::info!(%why, "a server connection broke while it was asked what its database's functions do, and is closed");
+                (BytesMut::new(), None, Pins::default())
+            }
             Err(why) => {
                 tracing::info!(%why, "a server connection broke while it was asked what its client has left, and is closed");
-                drop(lease);
                 self.pin_slot = None;
-                if leaves_nothing {
-                    return true;
-                }
                 self.say_fault(&Fault::ServerLost, true).await;
                 return false;
             }
         };
-        if pins.is_empty() {
-            self.pin_slot = None;
-            lease.give_back(now().max(at));
-        } else {
-            self.kept = Some((pins, pin));
-            self.leased = Some((lease, First::Nothing, at));
+        match lease {
+            Some(lease) if !pins.is_empty() => {
+                self.kept = Some((pins, pin));
+                self.leased = Some((lease, First::Nothing, at));
+            }
+            rest => {
+                self.pin_slot = None;
+                if let Some(lease) = rest {
+                    lease.give_back(now().max(at));
+                }
+            }
         }
-        told.is_empty() || self.say(&told).await
+        if holds_ready {
+            self.catch_up().await;
+        }
+        let ending = self.take_news(&mut told, usize::MAX);
+        if holds_ready {
+            say::ready(&mut told, Status::Idle);
+        }
+        (told.is_empty() || self.flush().await && self.say(&told).await) && self.goes_on(ending).await
     }
 
     async fn find_out(

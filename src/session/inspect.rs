@@ -66,6 +66,8 @@ pub struct Inspector {
     lasting: bool,
     /// A statement that would keep the server connection is not sent on before that is allowed.
     guards: bool,
+    /// LISTEN is not among what would.
+    shares_channels: bool,
     /// The shape of the text that pins.
     digest: u64,
     /// Statements with names are the proxy's business: they follow their client.
@@ -122,6 +124,16 @@ impl Inspector {
         self.defines
     }
 
+    /// LISTEN keeps nothing: see [`Switchboard`](crate::pool::switchboard::Switchboard).
+    pub fn share_channels(&mut self) {
+        self.shares_channels = true;
+    }
+
+    /// Whether the client listens and has left nothing else.
+    pub fn only_listens(&self) -> bool {
+        self.pins == Pins::of(PinReason::Listen)
+    }
+
     /// From now on, or no longer, what would keep the server connection is to be allowed first.
     pub fn guard(&mut self, guards: bool) {
         self.guards = guards && self.renames;
@@ -135,7 +147,11 @@ impl Inspector {
         }
         let effects = sql::session_state(text);
         let follows = effects.changes_settings() && whole && !sql::settings(text).is_unknown;
-        effects.pins().find(|reason| !(follows && *reason == PinReason::Setting))
+        effects.pins().find(|reason| match reason {
+            PinReason::Setting => !follows,
+            PinReason::Listen => !self.shares_channels,
+            _ => true,
+        })
     }
 
     /// The shape of the text that pins.
@@ -188,7 +204,8 @@ impl Inspector {
     /// A lease that goes on with these pins.
     pub fn resume(&mut self, pins: Pins) {
         self.pins = pins;
-        self.pin = pins.first();
+        // What other clients may do for it comes last.
+        self.pin = pins.but(Pin::Sql(PinReason::Listen)).first().or_else(|| pins.first());
         self.lasting = pins.has(Pin::Sql(PinReason::Load)) || pins.has(Pin::Sql(PinReason::Session));
     }
 
@@ -204,6 +221,7 @@ impl Inspector {
             lasting: self.lasting,
             renames: self.renames,
             guards: self.guards,
+            shares_channels: self.shares_channels,
             remembers: self.remembers,
             defines: self.defines,
             functions: self.functions.take(),

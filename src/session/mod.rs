@@ -4,6 +4,7 @@
 //! are the pure parts. `worker` is the thread that all of its clients live on, `house` what the threads share.
 
 mod census;
+mod channels;
 mod client;
 mod deadline;
 pub mod door;

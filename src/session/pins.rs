@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use super::watch::Tenant;
+use super::relay::Relay;
+use super::watch::{Tenant, Watch};
+use crate::fault::{Fault, Whose};
 use crate::net::{Peer, now};
 use crate::wire::sql::{PinReason, Touched};
 
@@ -82,6 +84,11 @@ impl Pins {
         }
         Self(asked)
     };
+
+    /// This one.
+    pub fn of(reason: PinReason) -> Self {
+        Self(Pin::Sql(reason).bit())
+    }
 
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
@@ -163,6 +170,60 @@ impl Drop for PinSlot {
         let Self { tenant, peer, reason, .. } = self;
         tracing::info!(tenant, client = %peer, reason, statement, held_ms, "a client has let its server connection go");
     }
+}
+
+impl Relay<'_> {
+    #[cold]
+    pub(super) fn note_pin(&mut self) {
+        let watch = &self.client.watch;
+        let before = self.pinned;
+        self.pinned = self.inspector.pin().filter(|_| !(self.inspector.only_listens() && self.client.shares_channels()));
+        if self.pinned == before {
+            return;
+        }
+        let tenant = watch.tenant.borrow();
+        if let Some(pin) = before {
+            tenant.numbers.pinned[pin.number()].add(-1);
+        }
+        drop(tenant);
+        match self.pinned {
+            Some(pin) => self.count_pin(pin, true),
+            None => watch.set_pinned(false),
+        }
+    }
+
+    pub(super) fn count_pin(&mut self, pin: Pin, is_new: bool) {
+        let watch = &self.client.watch;
+        let tenant = watch.tenant.borrow();
+        if self.client.pin_slot.is_none() {
+            self.client.pin_slot = Some(Box::new(PinSlot::take(&tenant, watch.peer, pin, self.inspector.digest())));
+        }
+        tenant.numbers.pinned[pin.number()].add(1);
+        if is_new {
+            tenant.numbers.pins[pin.number()].add(1);
+        }
+        drop(tenant);
+        watch.set_pinned(true);
+    }
+}
+
+/// Whether a client may come to keep its server connection; its place among those who do, unless it has one.
+pub fn may_pin(watch: &Watch, slot: &mut Option<Box<PinSlot>>, reason: PinReason, digest: u64) -> Result<(), Fault> {
+    let tenant = watch.tenant.borrow();
+    if slot.is_none() && !watch.strict {
+        *slot = PinSlot::ask(&tenant, watch.peer, Pin::Sql(reason), digest).map(Box::new);
+    }
+    if slot.is_some() {
+        return Ok(());
+    }
+    let fault = if watch.strict {
+        Fault::Strict { reason: reason.name() }
+    } else {
+        let whose = Whose { tenant: tenant.name.clone(), upstream: watch.pool.upstream.name.clone() };
+        Fault::TooManyPinned { whose, limit: tenant.max_pinned, reason: reason.name() }
+    };
+    tenant.numbers.refused[fault.number()].add(1);
+    Err(fault)
 }
 
 /// What is to be found out of a session before its server connection can be anybody else's.

@@ -9,11 +9,12 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::channels::Ears;
 use super::client::Client;
 use super::end::Stop;
 use super::inspect::{HELD, Inspector, Verdict};
 use super::phase::Phase;
-use super::pins::{Pin, PinSlot};
+use super::pins::Pin;
 use super::rewrite::{Edit, drops_statements, forget_statements, patched, read_error, with_own_name};
 use super::watch::Signal;
 use crate::config::PoolMode;
@@ -29,7 +30,7 @@ use crate::wire::scan::Side;
 #[derive(Debug, Clone, Copy)]
 pub enum First {
     /// So many are in the worker's read buffer.
-    Scratch(usize),
+    Scratch(u32),
     /// The client holds them.
     Held,
     /// There are none yet: the client has kept the server connection.
@@ -47,11 +48,8 @@ pub struct Relay<'a> {
     pub(super) client: &'a mut Client,
     pub(super) lease: Lease,
     pub(super) inspector: Inspector,
-    /// What the server has not taken yet, from `taken` on.
+    /// What the server has not taken yet; the same for the client is in `client.unsent`.
     pub(super) to_server: Vec<u8>,
-    taken: usize,
-    /// The same for the client, whose bytes are in `client.unsent`.
-    pub(super) given: usize,
     pub(super) began: Instant,
     request_began: Instant,
     pub(super) pinned: Option<Pin>,
@@ -69,6 +67,8 @@ pub struct Relay<'a> {
     pub(super) edit: Option<Box<Edit>>,
     /// Which version of what is known of the database's functions it goes by.
     pub(super) version: u64,
+    /// The client listens by way of its pool's shared connection.
+    pub(super) ears: Option<Box<Ears>>,
     /// It was over before it had begun.
     stopped: Option<Stop>,
 }
@@ -88,14 +88,18 @@ impl<'a> Relay<'a> {
         if !client.unnamed.is_empty() {
             inspector.recall();
         }
-        inspector.guard(client.watch.strict || client.watch.tenant.borrow().max_pinned > 0);
+        if client.watch.strict || client.watch.tenant.borrow().max_pinned > 0 {
+            inspector.guard(true);
+            if client.shares_channels() {
+                inspector.share_channels();
+            }
+        }
+        let ears = client.channels.is_some().then(Box::default);
         let mut relay = Self {
             client,
             lease,
             inspector,
             to_server: Vec::new(),
-            taken: 0,
-            given: 0,
             began,
             request_began: began,
             pinned: None,
@@ -105,11 +109,12 @@ impl<'a> Relay<'a> {
             is_straight: true,
             has_reported: false,
             edit: None,
+            ears,
             stopped: None,
             version,
         };
         let begun = match first {
-            First::Scratch(count) => with_scratch(|scratch| relay.send_first(&scratch[..count])),
+            First::Scratch(count) => with_scratch(|scratch| relay.send_first(&scratch[..count as usize])),
             First::Held => {
                 let held = std::mem::take(&mut relay.client.held);
                 relay.send_first(&held)
@@ -214,6 +219,9 @@ impl<'a> Relay<'a> {
     /// Sends on what is whole; holds back what is not.
     #[inline]
     pub(super) fn forward(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if self.ears.is_some() && self.must_relisten(bytes) {
+            return self.relisten(bytes);
+        }
         match self.inspect(bytes)? {
             Verdict::Forward(count) if count == bytes.len() => self.send_to_server(bytes),
             Verdict::Forward(count) => {
@@ -258,8 +266,8 @@ impl<'a> Relay<'a> {
         }
         // The borrow checker cannot see that the lease and the bytes are apart.
         let mut bytes = std::mem::take(&mut self.to_server);
-        let sent = self.lease.server_mut().io.poll_send(cx, &bytes[self.taken..]);
-        let moved = advance(sent, &mut bytes, &mut self.taken).map_err(|_| Stop::ServerLost);
+        let sent = self.lease.server_mut().io.poll_send(cx, &bytes);
+        let moved = advance(sent, &mut bytes).map_err(|_| Stop::ServerLost);
         self.to_server = bytes;
         moved
     }
@@ -269,8 +277,8 @@ impl<'a> Relay<'a> {
         let moved = if self.client.unsent.is_empty() {
             flushed(self.client.io.poll_flush(cx))
         } else {
-            let sent = self.client.io.poll_send(cx, &self.client.unsent[self.given..]);
-            advance(sent, &mut self.client.unsent, &mut self.given)
+            let sent = self.client.io.poll_send(cx, &self.client.unsent);
+            advance(sent, &mut self.client.unsent)
         };
         let moved = moved.map_err(|_| Stop::Vanished)?;
         let stalled = !self.client.unsent.is_empty() || self.client.io.has_unsent();
@@ -284,6 +292,14 @@ impl<'a> Relay<'a> {
     /// What has come from the server; whether the lease is over with it.
     #[inline]
     fn answer(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
+        if self.ears.is_some() {
+            return self.answer_with_ears(bytes);
+        }
+        self.answer_as_it_is(bytes)
+    }
+
+    #[inline]
+    pub(super) fn answer_as_it_is(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
         if self.edits() { self.answer_edited(bytes) } else { self.answer_plainly(bytes) }
     }
 
@@ -337,11 +353,15 @@ impl<'a> Relay<'a> {
 
     #[inline]
     pub(super) fn send_to_client(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if let Some(ears) = &mut self.ears
+            && ears.keeps(bytes)
+        {
+            return Ok(());
+        }
         self.client.watch.tenant.borrow().numbers.bytes_out.add(bytes.len() as u64);
         let given = self.client.io.try_send(bytes).map_err(|_| Stop::Vanished)?;
         if given < bytes.len() || self.client.io.has_unsent() {
             self.client.unsent.extend_from_slice(&bytes[given..]);
-            self.given = 0;
             let now = self.client.worker.clock.coarse();
             self.client.watch.set(|timing| timing.stalled_since = Some(now));
         }
@@ -390,7 +410,11 @@ impl<'a> Relay<'a> {
     #[inline]
     fn may_end(&self) -> Result<bool, Stop> {
         let functions = &self.client.watch.pool.functions;
-        if self.inspector.wants_examination() || self.pinned.is_none() && functions.is_due(self.version, self.began) {
+        let only_listens = || self.inspector.pin().is_some();
+        if self.inspector.wants_examination()
+            || self.ears.is_some()
+            || self.pinned.is_none() && (only_listens() || functions.is_due(self.version, self.began))
+        {
             return Err(Stop::Examine);
         }
         Ok(self.pinned.is_none())
@@ -427,36 +451,6 @@ impl<'a> Relay<'a> {
             // What the text of one statement has said was for that one.
             timing.until = timing.transaction_since.and_then(|since| watch.still_until(since, None, now));
         });
-    }
-
-    #[cold]
-    pub(super) fn note_pin(&mut self) {
-        let watch = &self.client.watch;
-        let tenant = watch.tenant.borrow();
-        let before = self.pinned;
-        self.pinned = self.inspector.pin();
-        if let Some(pin) = before {
-            tenant.numbers.pinned[pin.number()].add(-1);
-        }
-        drop(tenant);
-        match self.pinned {
-            Some(pin) => self.count_pin(pin, true),
-            None => watch.set_pinned(false),
-        }
-    }
-
-    fn count_pin(&mut self, pin: Pin, is_new: bool) {
-        let watch = &self.client.watch;
-        let tenant = watch.tenant.borrow();
-        if self.client.pin_slot.is_none() {
-            self.client.pin_slot = Some(Box::new(PinSlot::take(&tenant, watch.peer, pin, self.inspector.digest())));
-        }
-        tenant.numbers.pinned[pin.number()].add(1);
-        if is_new {
-            tenant.numbers.pins[pin.number()].add(1);
-        }
-        drop(tenant);
-        watch.set_pinned(true);
     }
 
     /// What the client's task was told from outside.
@@ -542,7 +536,7 @@ impl Future for Relay<'_> {
     type Output = Stop;
 
     fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Stop> {
-        if let Some(stop) = self.stopped.take().or_else(|| self.heed_signals()) {
+        if let Some(stop) = self.stopped.take().or_else(|| self.heed_signals()).or_else(|| self.heed_news_of_channels()) {
             return Poll::Ready(stop);
         }
         for _ in 0..TURNS {
@@ -565,16 +559,15 @@ fn flushed(flushed: Poll<io::Result<()>>) -> io::Result<bool> {
     }
 }
 
-/// Notes how much of the bytes was sent; empties them when that is all.
-fn advance(sent: Poll<io::Result<usize>>, bytes: &mut Vec<u8>, at: &mut usize) -> io::Result<bool> {
+/// Takes off the bytes what was sent.
+fn advance(sent: Poll<io::Result<usize>>, bytes: &mut Vec<u8>) -> io::Result<bool> {
     match sent {
         Poll::Pending => Ok(false),
         Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
         Poll::Ready(Ok(count)) => {
-            *at += count;
-            if *at >= bytes.len() {
+            bytes.drain(..count);
+            if bytes.is_empty() {
                 *bytes = Vec::new();
-                *at = 0;
             }
             Ok(true)
         }

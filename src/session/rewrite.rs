@@ -9,17 +9,16 @@ use super::deadline::{Neutral, neutral};
 use super::end::Stop;
 use super::inspect::{Remember, Verdict};
 use super::names::Names;
-use super::pins::{Pin, PinSlot};
+use super::pins::may_pin;
 use super::relay::Relay;
 use super::statements::{Clerk, Notes, Piece, Rewritten};
-use super::watch::Watch;
-use crate::fault::{Fault, Whose};
+use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Pool;
 use crate::upstream::{Answer, Owed, Prepared, SERVER_NAME, State, note_reported};
-use crate::wire::message::Fields;
+use crate::wire::message::{self, Fields};
 use crate::wire::scan::Side;
-use crate::wire::sql::{self, PinReason};
+use crate::wire::sql;
 use crate::wire::{Status, sqlstate};
 
 /// The longest batch that is kept for a second try, in bytes.
@@ -537,6 +536,14 @@ impl Relay<'_> {
         Ok(answered)
     }
 
+    /// These bytes of the client's go out when what was just sent is answered; the client sees nothing of that.
+    #[cold]
+    pub(super) fn run_after_answer(&mut self, bytes: &[u8]) {
+        let edit = self.edit.get_or_insert_with(|| SPARE.with_borrow_mut(|(_, edits)| edits.pop()).unwrap_or_default());
+        edit.retry = bytes.to_vec();
+        edit.healing = true;
+    }
+
     /// The batch had no effect but to show that its statement is not what it was: prepared anew, it is run once more.
     #[cold]
     fn run_again(&mut self, batch: &[u8]) -> Result<(), Stop> {
@@ -564,33 +571,14 @@ impl Relay<'_> {
     }
 }
 
-/// Whether a client may come to keep its server connection; its place among those who do, unless it has one.
-fn may_pin(watch: &Watch, slot: &mut Option<Box<PinSlot>>, reason: PinReason, digest: u64) -> Result<(), Fault> {
-    let tenant = watch.tenant.borrow();
-    if slot.is_none() && !watch.strict {
-        *slot = PinSlot::ask(&tenant, watch.peer, Pin::Sql(reason), digest).map(Box::new);
-    }
-    if slot.is_some() {
-        return Ok(());
-    }
-    let fault = if watch.strict {
-        Fault::Strict { reason: reason.name() }
-    } else {
-        let whose = Whose { tenant: tenant.name.clone(), upstream: watch.pool.upstream.name.clone() };
-        Fault::TooManyPinned { whose, limit: tenant.max_pinned, reason: reason.name() }
-    };
-    tenant.numbers.refused[fault.number()].add(1);
-    Err(fault)
-}
-
 /// Whether these bytes begin with the error of a stale statement, whole, perhaps behind a description of its parameters.
 fn begins_stale(mut bytes: &[u8]) -> bool {
-    while let Some(&[kind @ (b't' | b'E'), a, b, c, d]) = bytes.first_chunk::<5>() {
-        let Some((message, rest)) = bytes.split_at_checked(u32::from_be_bytes([a, b, c, d]) as usize + 1) else { return false };
-        if kind == b'E' {
-            return is_stale(Fields::new(message.get(5..).unwrap_or_default()));
+    while let Some((message, rest)) = message::first(bytes) {
+        match message {
+            [b't', ..] => bytes = rest,
+            [b'E', _, _, _, _, fields @ ..] => return is_stale(Fields::new(fields)),
+            _ => return false,
         }
-        bytes = rest;
     }
     false
 }

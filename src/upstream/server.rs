@@ -42,6 +42,8 @@ pub struct State {
     pub refused_a_write: bool,
     /// When it was last given back.
     pub last_used: Instant,
+    /// The notifications that have come among the answers to questions of the proxy's own, whole messages one after the other.
+    pub heard: Vec<u8>,
 }
 
 /// A server connection of this thread's runtime.
@@ -84,6 +86,7 @@ impl Travelling {
             dirty: false,
             refused_a_write: false,
             last_used: now,
+            heard: Vec::new(),
         };
         Ok(Self { portable: fresh.io.into_portable()?, state: Box::new(state) })
     }
@@ -145,7 +148,8 @@ impl Server {
     /// Not cancel safe: a dropped future leaves the answer on its way.
     pub async fn run(&mut self, sql: &[u8]) -> Result<Result<(), ServerError>, Broken> {
         self.send_query(sql).await?;
-        self.finish().await
+        let (_, outcome) = self.whole_answer().await?;
+        Ok(outcome)
     }
 
     /// The same for a question: the rows that it answers, each value as text.
@@ -155,8 +159,8 @@ impl Server {
         let mut tries = TRIES;
         let answer = loop {
             self.send_query(sql).await?;
-            let mut answer = Vec::new();
-            match self.read_answer(|bytes| answer.extend_from_slice(bytes)).await? {
+            let (answer, outcome) = self.whole_answer().await?;
+            match outcome {
                 Ok(()) => break answer,
                 // The session's own `statement_timeout` may be shorter than a busy server takes to answer.
                 Err(refusal) if tries > 1 && refusal.is(sqlstate::QUERY_CANCELED) => tries -= 1,
@@ -182,6 +186,42 @@ impl Server {
         Ok(())
     }
 
+    /// Sends a command of the proxy's own, whose answer [`poll_messages`](Self::poll_messages) reads.
+    pub async fn send(&mut self, sql: &[u8]) -> Result<(), Broken> {
+        Ok(self.send_query(sql).await?)
+    }
+
+    /// Reads once, and hands out each message, head and body, that is whole now; what is not is kept in `cut` until the next time.
+    pub fn poll_messages(&mut self, cx: &mut Context<'_>, cut: &mut Vec<u8>, mut each: impl FnMut(&[u8])) -> Poll<Result<(), Broken>> {
+        let mut chunk = [0; 4096];
+        let count = std::task::ready!(self.io.poll_read(cx, &mut chunk))?;
+        let read = chunk.get(..count).filter(|read| !read.is_empty()).ok_or(Broken::Closed)?;
+        self.state.account_for(read, |_| {})?;
+        cut.extend_from_slice(read);
+        let mut rest = &**cut;
+        while let Some((message, behind)) = message::first(rest) {
+            each(message);
+            rest = behind;
+        }
+        let done = cut.len() - rest.len();
+        cut.drain(..done);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads until nothing is owed and keeps it all: the answer to a question of the proxy's own, which is short.
+    async fn whole_answer(&mut self) -> Result<(Vec<u8>, Result<(), ServerError>), Broken> {
+        let mut answer = Vec::new();
+        let outcome = self.read_answer(|bytes| answer.extend_from_slice(bytes)).await?;
+        let mut rest = &*answer;
+        while let Some((message, behind)) = message::first(rest) {
+            if message.first() == Some(&b'A') {
+                self.state.heard.extend_from_slice(message);
+            }
+            rest = behind;
+        }
+        Ok((answer, outcome))
+    }
+
     /// Reads and drops until nothing is owed, from wherever in a message the last reader stopped; the last error on the way is in the inner result.
     ///
     /// Cancel safe in that the account stays true; what was read is gone.
@@ -197,19 +237,9 @@ impl Server {
             if count == 0 {
                 return Err(Broken::Closed);
             }
-            let State { frames, owed, reported, .. } = &mut *self.state;
             let read = chunk.get(..count).unwrap_or_default();
             keep(read);
-            let mut walk = frames.walk(Side::Server, read);
-            while let Some(frame) = walk.next()? {
-                // Whoever kept notes has left; what they were for goes with the reset that this session gets.
-                let _ = owed.received(frame.kind, frame.status);
-                match frame.kind {
-                    b'S' if frame.is_whole() => note_reported(reported, frame.body),
-                    b'E' => outcome = Err(ServerError::new(frame.body)),
-                    _ => {}
-                }
-            }
+            self.state.account_for(read, |refusal| outcome = Err(refusal))?;
         }
         Ok(outcome)
     }
@@ -236,6 +266,7 @@ impl Server {
     /// Not cancel safe, as `run`.
     pub async fn reset(&mut self) -> Result<Result<(), ServerError>, Broken> {
         let outcome = self.run(b"DISCARD ALL").await?;
+        self.state.heard = Vec::new();
         if outcome.is_ok() {
             self.state.settings = Arc::default();
             self.state.prepared.clear();
@@ -246,6 +277,22 @@ impl Server {
 }
 
 impl State {
+    /// Takes note of what has come from the server.
+    fn account_for(&mut self, chunk: &[u8], mut refused: impl FnMut(ServerError)) -> Result<(), Broken> {
+        let Self { frames, owed, reported, .. } = self;
+        let mut walk = frames.walk(Side::Server, chunk);
+        while let Some(frame) = walk.next()? {
+            // Whoever kept notes has left; what they were for goes with the reset that this session gets.
+            let _ = owed.received(frame.kind, frame.status);
+            match frame.kind {
+                b'S' if frame.is_whole() => note_reported(reported, frame.body),
+                b'E' => refused(ServerError::new(frame.body)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The value that the server has reported of a setting.
     pub fn reported_value(&self, name: &[u8]) -> Option<&[u8]> {
         self.reported.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)

@@ -83,6 +83,22 @@ pub fn describe(body: &[u8]) -> Result<(u8, &[u8]), Malformed> {
     Ok((reader.u8()?, reader.string()?))
 }
 
+/// The first message of these bytes, head and body, and what is behind it; `None` where it is not whole.
+pub fn first(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let &[_, a, b, c, d] = bytes.first_chunk::<5>()?;
+    let total = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?.checked_add(1)?;
+    bytes.split_at_checked(total.max(5))
+}
+
+/// A NotificationResponse's channel and payload.
+pub fn notification(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let mut reader = Reader::new(body);
+    reader.u32()?;
+    let notification = (reader.string()?, reader.string()?);
+    reader.finish()?;
+    Ok(notification)
+}
+
 /// What a server asks for during its login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication<'a> {

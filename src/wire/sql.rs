@@ -272,6 +272,19 @@ pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// A name as it is written in a statement, in quotes.
+pub fn quoted_name(name: &[u8]) -> Vec<u8> {
+    let mut quoted = vec![b'"'];
+    for byte in name {
+        if *byte == b'"' {
+            quoted.push(b'"');
+        }
+        quoted.push(*byte);
+    }
+    quoted.push(b'"');
+    quoted
+}
+
 /// Where each statement of a text begins with its first word, and where it ends, without its semicolon.
 pub fn statements(sql: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut tokens = Tokens::new(sql, Backslash::Plain);

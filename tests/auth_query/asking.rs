@@ -32,7 +32,8 @@ impl Asker {
         );
         let config = parse_str(&text).unwrap_or_else(|mistakes| panic!("{mistakes:#?}")).config;
         let target = Target::new(&config.upstreams["main"], &config.server_tcp).unwrap();
-        let times = Times { check_after: Duration::ZERO, settle: Duration::ZERO, prepared_bytes: 0, follow_functions: false };
+        let times =
+            Times { check_after: Duration::ZERO, settle: Duration::ZERO, prepared_bytes: 0, follow_functions: false, share_listen: false };
         let (jobs, _) = tokio::sync::mpsc::unbounded_channel();
         let (mail, _) = mailbox();
         let metrics = Metrics::new(1, &[], &[], &[]);

@@ -51,6 +51,7 @@ impl Compiling<'_, '_> {
                 ),
                 prepared_statements: usize::try_from(written.prepared_statements.0).unwrap_or(usize::MAX),
                 follow_functions: written.follow_functions,
+                share_listen: written.share_listen,
                 application_name: written.application_name.clone(),
                 auth_query: self.auth_query(&at, written),
                 tls,

@@ -133,6 +133,11 @@ pub struct UpstreamSettings {
     ///
     /// applies: at once
     pub follow_functions: bool,
+    /// Whether all clients of a database and user listen (LISTEN) with one server connection of theirs, in transaction mode, so that a client that listens and is idle
+    /// holds none. Where this is off, or where there are not two connections, whoever listens keeps a server connection.
+    ///
+    /// applies: at once
+    pub share_listen: bool,
     /// The `application_name` of the proxy's own connections, and of a client's that has none itself.
     ///
     /// applies: next connection
@@ -192,6 +197,7 @@ impl Default for UpstreamSettings {
             settle_timeout: Period::secs(5),
             prepared_statements: ByteSize(256 << 10),
             follow_functions: true,
+            share_listen: true,
             application_name: "pgweir".to_owned(),
             auth_query: AUTH_QUERY.to_owned(),
             auth_user: None,

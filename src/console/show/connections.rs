@@ -212,6 +212,7 @@ fn server_state(server: &ServerEntry) -> &'static str {
         State::Idle => "idle",
         State::Leased(_) => "active",
         State::Mending(_) => "tested",
+        State::Listening => "listening",
         State::Closing => "closing",
     }
 }

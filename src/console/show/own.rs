@@ -46,7 +46,7 @@ pub(super) const PINS: [Column; 4] = [text("tenant"), text("reason"), int("clien
 
 pub(super) const FAULTS: [Column; 3] = [text("tenant"), text("fault"), big("total")];
 
-pub(super) const UPSTREAMS: [Column; 14] = [
+pub(super) const UPSTREAMS: [Column; 15] = [
     text("upstream"),
     int("up"),
     text("limit"),
@@ -57,6 +57,7 @@ pub(super) const UPSTREAMS: [Column; 14] = [
     int("sv_idle"),
     int("sv_leased"),
     int("sv_mending"),
+    int("sv_listening"),
     int("sv_closing"),
     int("waiting"),
     real("pressure"),
@@ -160,6 +161,7 @@ pub(super) fn upstreams(view: &View) -> Vec<Row> {
             of(ServerState::Idle),
             of(ServerState::Leased),
             of(ServerState::Mending),
+            of(ServerState::Listening),
             of(ServerState::Closing),
             upstream.queue.iter().map(|queue| queue.depth).sum::<u64>().into(),
             upstream.pressure.pressure.into(),

@@ -47,9 +47,10 @@ fn main_upstream() -> UpstreamState {
         connections: By::each(|state| match state {
             ServerState::Idle => idle,
             ServerState::Leased => leased,
-            ServerState::Opening | ServerState::Mending | ServerState::Closing => 0,
+            ServerState::Opening | ServerState::Mending | ServerState::Listening | ServerState::Closing => 0,
         }),
         waiting: 7,
+        listening: 3,
     };
     UpstreamState {
         name: "main".to_owned(),

@@ -27,7 +27,7 @@ impl Ledger {
     }
 
     fn live(&self, counts: impl Fn(PoolId) -> bool) -> u32 {
-        let is_live = |state: State| matches!(state, State::Idle | State::Leased(_) | State::Mending(_));
+        let is_live = |state: State| matches!(state, State::Idle | State::Leased(_) | State::Mending(_) | State::Listening);
         let live = self.servers.iter().filter(|(_, book)| is_live(book.state) && counts(book.pool));
         u32::try_from(live.count()).unwrap_or(u32::MAX)
     }

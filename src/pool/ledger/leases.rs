@@ -25,6 +25,8 @@ pub enum LimitMode {
 /// What is counted and known for it.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
+    /// How many there may be, those connections among them that listen for all.
+    allowed: u32,
     mode: Search,
     done: u64,
     failed: u64,
@@ -44,6 +46,11 @@ enum Search {
 }
 
 impl Leases {
+    /// So many there may be.
+    pub(super) fn new(allowed: u32) -> Self {
+        Self { allowed, ..Self::default() }
+    }
+
     /// A client has to wait.
     pub(super) fn waits(&mut self) {
         self.waits = self.waits.wrapping_add(1);
@@ -107,7 +114,7 @@ impl Ledger {
             }
             Search::None | Search::Observing(_) => (self.configured, self.configured),
         };
-        if (connections, leases) != (self.budget, self.accounts.budget()) {
+        if (connections, self.lendable(leases)) != (self.budget, self.accounts.budget()) {
             self.force(connections, leases, now, steps);
         }
     }
@@ -115,10 +122,22 @@ impl Ledger {
     /// So many connections, and so many leases, from now on.
     pub(super) fn force(&mut self, connections: u32, leases: u32, now: Instant, steps: &mut Vec<Step>) {
         self.budget = connections;
-        self.accounts.set_budget(leases);
+        self.leases.allowed = leases;
+        self.accounts.set_budget(self.lendable(leases));
         while self.total() > self.budget && self.evict(now, None, steps) {}
         self.look_again = now;
         self.provide(now, steps);
+    }
+
+    /// How many of so many leases clients may have, beside the connections that listen for all.
+    fn lendable(&self, allowed: u32) -> u32 {
+        allowed.saturating_sub(self.listening).max(1)
+    }
+
+    /// More connections listen for all, or fewer.
+    pub(super) fn listening_changed(&mut self) {
+        let lendable = self.lendable(self.leases.allowed);
+        self.accounts.set_budget(lendable);
     }
 
     /// A lease has ended, with its client served or not.
@@ -135,7 +154,7 @@ impl Ledger {
 
     /// Whether fewer leases are allowed than there may be connections, so that an idle one does not mean that its pool is next.
     pub(super) fn is_held_back(&self) -> bool {
-        self.accounts.budget() < self.budget
+        self.accounts.budget() + self.listening < self.budget
     }
 
     /// Whether the next lease is another pool's, which has an idle connection for it.

@@ -21,6 +21,7 @@ struct World {
     closing: Vec<ServerId>,
     waiting: HashMap<Waiter, (PoolId, TenantId, Ticket)>,
     holding: HashMap<ServerId, TenantId>,
+    listening: Vec<ServerId>,
     next_slot: u32,
     budget: u32,
     limits: Vec<Limits>,
@@ -40,6 +41,7 @@ impl World {
             closing: Vec::new(),
             waiting: HashMap::new(),
             holding: HashMap::new(),
+            listening: Vec::new(),
             next_slot: 0,
             budget,
             limits: limits.to_vec(),
@@ -84,6 +86,9 @@ impl World {
             assert_eq!(held, self.ledger.accounts().held(tenant));
             assert!(limits.most.is_none_or(|most| held <= most));
         }
+        let listening = self.ledger.states().filter(|(_, _, state)| *state == State::Listening).count();
+        assert_eq!((listening, self.ledger.listening as usize), (self.listening.len(), self.listening.len()));
+        assert!(self.ledger.accounts().budget() >= 1, "somebody may always have one");
         assert_eq!(self.ledger.waiting() as usize, self.waiting.len());
         let idle = self.ledger.states().filter(|(_, _, state)| *state == State::Idle).count();
         assert_eq!(self.ledger.idle as usize, idle);
@@ -111,6 +116,22 @@ impl World {
 
     fn give_back(&mut self, server: ServerId) {
         self.holding.remove(&server);
+        let next = self.ledger.give_back(self.now, server, &mut self.steps);
+        self.next(server, next);
+    }
+
+    fn listens(&mut self, server: ServerId) -> bool {
+        let listens = self.ledger.listens(self.now, server, &mut self.steps);
+        if listens {
+            self.holding.remove(&server);
+            self.listening.push(server);
+        }
+        self.carry_out();
+        listens
+    }
+
+    fn listens_no_more(&mut self, server: ServerId) {
+        self.listening.retain(|listening| *listening != server);
         let next = self.ledger.give_back(self.now, server, &mut self.steps);
         self.next(server, next);
     }
@@ -367,6 +388,38 @@ fn lifetimes_end_when_idle_and_with_jitter() {
     assert_eq!(world.closing.len(), 8);
 }
 
+#[test]
+fn a_connection_that_listens_for_all_counts_and_is_nobodys() {
+    let mut world = World::new(4, &[limits(1, 0), limits(0, 1)]);
+    let pool = world.ledger.add_pool(Keep { idle: None, lifetime: None, min_idle: 0, once: false });
+    world.request(pool, A, 0).unwrap();
+    world.settle();
+    let first = *world.holding.keys().next().unwrap();
+    world.request(pool, A, 0).unwrap();
+    world.settle();
+    assert_eq!((world.holding.len(), world.waiting.len()), (1, 1), "the tenant has all that it may have");
+    assert!(world.listens(first));
+    world.settle();
+    assert_eq!((world.holding.len(), world.waiting.len()), (1, 0), "and what listens for all is not among it");
+    // One is reserved, so that of the three that are left two are to be had.
+    world.request(pool, B, 0).unwrap();
+    world.request(pool, B, 0).unwrap();
+    world.settle();
+    assert_eq!((world.holding.len(), world.ledger.total()), (3, 4));
+    let second = *world.holding.iter().find(|(_, tenant)| **tenant == B).unwrap().0;
+    assert!(world.listens(second));
+    let third = *world.holding.iter().find(|(_, tenant)| **tenant == B).unwrap().0;
+    assert!(!world.listens(third), "half of them are for work");
+    world.listens_no_more(first);
+    assert!(world.listens(third));
+    let mut one = World::new(1, &[limits(0, 0)]);
+    let pool = one.ledger.add_pool(Keep { idle: None, lifetime: None, min_idle: 0, once: false });
+    one.request(pool, A, 0).unwrap();
+    one.settle();
+    let only = *one.holding.keys().next().unwrap();
+    assert!(!one.listens(only), "the only one is for work");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
@@ -374,7 +427,7 @@ proptest! {
     fn the_invariants_hold_under_any_history(
         budget in 1u32..6,
         tenants in prop::collection::vec((0u32..4, 0u32..2), 1..4),
-        history in prop::collection::vec((0u8..15, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
+        history in prop::collection::vec((0u8..17, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..300),
     ) {
         let all: Vec<Limits> = tenants.iter().map(|(most, reserved)| limits(*most, *reserved)).collect();
         let mut world = World::new(budget, &all);
@@ -425,6 +478,8 @@ proptest! {
                 12 if x.index(3) == 0 => world.pause(pools[y.index(3)]),
                 13 => world.resume(pools[y.index(3)]),
                 14 if x.index(3) == 0 => world.retire_pool(pools[y.index(3)]),
+                15 if !holders.is_empty() => drop(world.listens(holders[x.index(holders.len())])),
+                16 if !world.listening.is_empty() => world.listens_no_more(world.listening[x.index(world.listening.len())]),
                 _ => {
                     world.ledger.sweep(world.now, &mut world.steps);
                     world.carry_out();
@@ -437,6 +492,9 @@ proptest! {
             world.resume(pool);
         }
         world.force(budget, budget.min(reserved + 1));
+        for server in world.listening.clone() {
+            world.listens_no_more(server);
+        }
         for _ in 0..2000 {
             // Beyond the longest pause after failures.
             world.now += Duration::from_secs(6);

@@ -23,6 +23,8 @@ pub enum State {
     Leased(TenantId),
     /// Its client has gone and it is being put in order, on that tenant's account.
     Mending(TenantId),
+    /// It listens for all clients of its pool, on nobody's account.
+    Listening,
     /// It is being closed.
     Closing,
 }

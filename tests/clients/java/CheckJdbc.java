@@ -23,6 +23,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import org.postgresql.PGConnection;
+import org.postgresql.PGNotification;
 import org.postgresql.copy.CopyManager;
 
 public class CheckJdbc {
@@ -328,6 +329,29 @@ public class CheckJdbc {
         }
     }
 
+    static void listens(Connection connection) throws Exception {
+        PGConnection listener = connection.unwrap(PGConnection.class);
+        execute(connection, "LISTEN " + TABLE);
+        execute(connection, "NOTIFY " + TABLE + ", 'to myself'");
+        equal(payloads(listener.getNotifications()), List.of("to myself"));
+        connected(speaker -> {
+            speaker.setAutoCommit(false);
+            execute(speaker, "NOTIFY " + TABLE + ", 'first'");
+            execute(speaker, "NOTIFY " + TABLE + ", 'second'");
+            speaker.commit();
+        });
+        // As its manual says: a question brings what has come.
+        equal(value(connection, Integer.class, "SELECT 1"), 1);
+        equal(payloads(listener.getNotifications()), List.of("first", "second"));
+        execute(connection, "UNLISTEN " + TABLE);
+        execute(connection, "NOTIFY " + TABLE);
+        equal(payloads(listener.getNotifications()), List.of());
+    }
+
+    static List<String> payloads(PGNotification[] notifications) {
+        return notifications == null ? List.of() : Arrays.stream(notifications).map(PGNotification::getParameter).toList();
+    }
+
     static void concurrent() throws Exception {
         ExecutorService clients = Executors.newFixedThreadPool(concurrency);
         List<Future<?>> all = new ArrayList<>();
@@ -411,6 +435,7 @@ public class CheckJdbc {
         check("cancel", (Work) CheckJdbc::cancel);
         check("big_values", (Work) CheckJdbc::bigValues);
         check("notices", (Work) CheckJdbc::notices);
+        check("listens", (Work) CheckJdbc::listens);
         check("concurrent", (Check) CheckJdbc::concurrent);
         System.out.println(passed + " passed, " + failed + " failed, " + skipped + " skipped");
         System.exit(failed == 0 ? 0 : 1);

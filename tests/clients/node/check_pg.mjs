@@ -157,7 +157,24 @@ const concurrent = async () => {
   });
 };
 
+const listens = () => connected((listener) => connected(async (speaker) => {
+  const heard = [];
+  listener.on("notification", ({ channel, payload }) => heard.push([channel, payload]));
+  await listener.query(`LISTEN ${TABLE}`);
+  await listener.query(`NOTIFY ${TABLE}, 'to myself'`);
+  equal(heard, [[TABLE, "to myself"]]);
+  await speaker.query("BEGIN");
+  await speaker.query("SELECT pg_notify($1, $2)", [TABLE, "first"]);
+  await speaker.query(`NOTIFY ${TABLE}, 'second'`);
+  await speaker.query("COMMIT");
+  while (heard.length < 3) await pause(10);
+  equal(heard.slice(1), [[TABLE, "first"], [TABLE, "second"]]);
+  await listener.query(`UNLISTEN ${TABLE}`);
+  await listener.query(`NOTIFY ${TABLE}`);
+  equal(heard.length, 3);
+}));
+
 await report(
   crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy, copy_error, cancel,
-  big_values, notices, concurrent,
+  big_values, notices, listens, concurrent,
 );

@@ -143,7 +143,22 @@ const concurrent = async () => {
   });
 };
 
+const listens = () => connected(async (sql) => {
+  const heard = [];
+  const { unlisten } = await sql.listen(TABLE, (payload) => heard.push(payload));
+  await sql.begin(async (transaction) => {
+    await transaction.notify(TABLE, "first");
+    await transaction`SELECT pg_notify(${TABLE}, ${"second"})`;
+  });
+  while (heard.length < 2) await pause(10);
+  equal(heard, ["first", "second"]);
+  await unlisten();
+  await sql.notify(TABLE, "third");
+  await sql`SELECT 1`;
+  equal(heard.length, 2);
+}, { max: 2 });
+
 await report(
   crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy, copy_error, cancel,
-  big_values, notices, concurrent,
+  big_values, notices, listens, concurrent,
 );

@@ -178,6 +178,26 @@ async def notices():
     equal(heard, [("NOTICE", "hear me")])
 
 
+async def listens():
+    heard = asyncio.Queue()
+    async with connect() as listener, connect() as speaker:
+        def hear(_connection, _pid, channel, payload):
+            heard.put_nowait((channel, payload))
+
+        await listener.add_listener(TABLE, hear)
+        async with speaker.transaction():
+            await speaker.execute(f"SELECT pg_notify('{TABLE}', 'first')")
+            await speaker.execute(f"NOTIFY {TABLE}, 'second'")
+        equal(await asyncio.wait_for(heard.get(), 60), (TABLE, "first"))
+        equal(await asyncio.wait_for(heard.get(), 60), (TABLE, "second"))
+        await listener.execute(f"NOTIFY {TABLE}, 'to myself'")
+        equal(await asyncio.wait_for(heard.get(), 60), (TABLE, "to myself"))
+        await listener.remove_listener(TABLE, hear)
+        await listener.execute(f"NOTIFY {TABLE}")
+        equal(await listener.fetchval("SELECT count(*) FROM pg_listening_channels()"), 0)
+        equal(heard.qsize(), 0)
+
+
 async def concurrent():
     async def client(number):
         async with connect() as connection, connection.transaction():
@@ -194,7 +214,7 @@ async def concurrent():
 async def main():
     report = Report()
     for work in (crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy,
-                 copy_error, cancel, big_values, notices, concurrent):
+                 copy_error, cancel, big_values, notices, listens, concurrent):
         await report.check(work.__name__, work)
     report.end()
 

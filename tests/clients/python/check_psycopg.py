@@ -183,6 +183,26 @@ async def notices():
     equal(heard, [("NOTICE", "hear me")])
 
 
+async def listens():
+    heard = []
+    async with await connect(autocommit=True) as listener, await connect() as speaker:
+        listener.add_notify_handler(lambda notify: heard.append((notify.channel, notify.payload)))
+        await listener.execute(f"LISTEN {TABLE}")
+        # What one says to oneself is there with the answer.
+        await listener.execute(f"NOTIFY {TABLE}, 'to myself'")
+        equal(heard, [(TABLE, "to myself")])
+        async with speaker.transaction():
+            await speaker.execute(f"SELECT pg_notify('{TABLE}', 'first')")
+            await speaker.execute(f"NOTIFY {TABLE}, 'second'")
+        async for notify in listener.notifies(timeout=60, stop_after=2):
+            heard.append((notify.channel, notify.payload))
+        equal([payload for _, payload in heard if payload != "to myself"][-1], "second")
+        await listener.execute(f"UNLISTEN {TABLE}")
+        heard.clear()
+        await listener.execute(f"NOTIFY {TABLE}")
+        equal(heard, [])
+
+
 async def concurrent():
     async def client(number):
         async with await connect() as connection:
@@ -199,7 +219,7 @@ async def concurrent():
 async def main():
     report = Report()
     for work in (crud, parameters, transactions, error_in_transaction, error_codes, multi_statement, prepared, sessions, copy,
-                 copy_error, cancel, big_values, notices, concurrent):
+                 copy_error, cancel, big_values, notices, listens, concurrent):
         await report.check(work.__name__, work)
     report.end()
 

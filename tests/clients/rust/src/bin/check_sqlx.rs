@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use futures_util::TryStreamExt;
 use pgweir_client_matrix::{Report, authority, concurrency, equal, url};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolCopyExt, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolCopyExt, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 const TABLE: &str = "check_sqlx";
@@ -191,6 +191,26 @@ async fn concurrent() -> Result<()> {
     Ok(())
 }
 
+async fn listens() -> Result<()> {
+    let pool = PgPoolOptions::new().max_connections(2).connect_with(options()?).await?;
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen_all([TABLE, "check_sqlx_other"]).await?;
+    let mut transaction = pool.begin().await?;
+    for payload in ["first", "second"] {
+        sqlx::query("SELECT pg_notify($1, $2)").bind(TABLE).bind(payload).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    for payload in ["first", "second"] {
+        let heard = listener.recv().await?;
+        equal((heard.channel(), heard.payload()), (TABLE, payload))?;
+    }
+    listener.unlisten(TABLE).await?;
+    sqlx::query("SELECT pg_notify($1, 'third'), pg_notify('check_sqlx_other', 'fourth')").bind(TABLE).execute(&pool).await?;
+    equal(listener.recv().await?.payload(), "fourth")?;
+    drop(listener);
+    Ok(pool.close().await)
+}
+
 #[tokio::main]
 async fn main() {
     let mut report = Report::default();
@@ -207,6 +227,7 @@ async fn main() {
     report.check("big_values", big_values()).await;
     report.skip("notices", "sqlx only logs notices");
     report.check("pool", pool()).await;
+    report.check("listens", listens()).await;
     report.check("concurrent", concurrent()).await;
     report.end();
 }
