@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use super::glob::Glob;
 use super::secret::SecretText;
 use super::settings::{
-    AuthMethod, ClientCertificates, ClientTlsMode, LimitSetting, Limits, LogFormat, PoolMode, SslMode, TargetSessionAttrs, TlsNegotiation,
+    AuthMethod, ClientCertificates, ClientTlsMode, LimitSetting, Limits, LogFormat, LogQueries, PoolMode, SslMode, TargetSessionAttrs,
+    TlsNegotiation,
 };
 use super::snapshot::Snapshot;
 use super::value::{CertificateAuthority, ListenAddress};
@@ -381,6 +382,10 @@ pub struct Log {
     pub format: LogFormat,
     /// What is logged, as directives of an `EnvFilter`.
     pub level: String,
+    /// How long a request takes that is logged.
+    pub slow_query: Option<Duration>,
+    /// Of which requests the text is logged.
+    pub queries: LogQueries,
 }
 
 impl Rule {

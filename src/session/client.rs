@@ -512,7 +512,18 @@ impl Client {
 
     pub(super) async fn say_fault(&mut self, fault: &Fault, living: bool) {
         self.count(fault);
-        tracing::info!(tenant = self.watch.tenant.borrow().name, client = %self.watch.peer, fault = fault.label(), "a client's session is ended");
+        if self.worker.ended.is_first(fault.number(), now()) {
+            let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+            tracing::info!(
+                tenant = self.watch.tenant.borrow().name,
+                client = %self.watch.peer,
+                client_id = self.worker.id(self.slot as usize),
+                user = name(&self.watch.pool.key.user),
+                database = name(&self.watch.pool.key.database),
+                fault = fault.label(),
+                "a client's session is ended"
+            );
+        }
         let mut out = BytesMut::new();
         fault.say(&mut out, living);
         if self.flush().await {

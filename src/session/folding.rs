@@ -1,10 +1,14 @@
 //! Log lines that would come by the thousand: one of a kind is logged at once, those that follow within a second are counted and told together.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 /// For so long lines of a kind are folded into the one before.
 const WINDOW: Duration = Duration::from_secs(1);
+/// So many kinds are told apart at a time; lines of further ones are logged each.
+const KINDS: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Fold {
@@ -12,40 +16,37 @@ struct Fold {
     folded: u32,
 }
 
-/// One worker's lines, by the number of their kind.
+/// One worker's lines, by their kind.
 #[derive(Debug, Default)]
-pub struct Folding(RefCell<Vec<Option<Fold>>>);
+pub struct Folding<K>(RefCell<HashMap<K, Fold, foldhash::fast::RandomState>>);
 
-impl Folding {
+impl<K: Copy + Eq + Hash> Folding<K> {
     /// Whether a line of this kind is to be logged now; else it is counted.
-    pub fn is_first(&self, kind: usize, now: Instant) -> bool {
+    pub fn is_first(&self, kind: K, now: Instant) -> bool {
         let mut folds = self.0.borrow_mut();
-        if folds.len() <= kind {
-            folds.resize(kind + 1, None);
-        }
-        if let Some(fold) = &mut folds[kind] {
+        if let Some(fold) = folds.get_mut(&kind) {
             fold.folded = fold.folded.saturating_add(1);
             return false;
         }
-        folds[kind] = Some(Fold { since: now, folded: 0 });
+        if folds.len() < KINDS {
+            folds.insert(kind, Fold { since: now, folded: 0 });
+        }
         true
     }
 
     /// The kinds whose time is over, each with how many lines of it were counted and not logged.
-    pub fn due(&self, now: Instant) -> Vec<(usize, u32)> {
+    pub fn due(&self, now: Instant) -> Vec<(K, u32)> {
         let mut due = Vec::new();
-        for (kind, place) in self.0.borrow_mut().iter_mut().enumerate() {
-            let Some(fold) = place else { continue };
+        self.0.borrow_mut().retain(|kind, fold| {
             if now.saturating_duration_since(fold.since) < WINDOW {
-                continue;
+                return true;
             }
-            if fold.folded == 0 {
-                *place = None;
-            } else {
-                due.push((kind, fold.folded));
-                *fold = Fold { since: now, folded: 0 };
+            let folded = std::mem::replace(fold, Fold { since: now, folded: 0 }).folded;
+            if folded > 0 {
+                due.push((*kind, folded));
             }
-        }
+            folded > 0
+        });
         due
     }
 }
@@ -56,7 +57,7 @@ mod tests {
 
     #[test]
     fn what_comes_by_the_thousand_is_told_once_a_second() {
-        let (folding, start) = (Folding::default(), Instant::now());
+        let (folding, start) = (Folding::<usize>::default(), Instant::now());
         assert!(folding.is_first(3, start) && folding.is_first(0, start));
         assert!((0..1000).all(|_| !folding.is_first(3, start)));
         assert_eq!(folding.due(start + WINDOW / 2), []);

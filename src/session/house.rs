@@ -14,6 +14,7 @@ use super::gates::Gates;
 use super::keys::CancelKeys;
 use super::phase;
 use super::secrets::{Secrets, server_secret_of};
+use super::telling::Telling;
 use super::visit::Visit;
 use super::watch::Tenant;
 use super::worker::{Mail, Mailbox};
@@ -207,6 +208,7 @@ impl House {
             max_pinned,
             quotas,
             usage,
+            telling: Telling::of(&config.log),
             patience: None,
         }
     }

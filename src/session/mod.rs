@@ -25,6 +25,7 @@ mod relay;
 mod rewrite;
 mod secrets;
 mod statements;
+mod telling;
 mod turnstile;
 mod visit;
 mod watch;

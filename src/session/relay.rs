@@ -16,6 +16,7 @@ use super::inspect::{HELD, Inspector, Verdict};
 use super::phase::Phase;
 use super::pins::Pin;
 use super::rewrite::{Edit, drops_statements, forget_statements, patched, read_error, with_own_name};
+use super::telling::Asked;
 use super::watch::Signal;
 use crate::config::PoolMode;
 use crate::fault::Fault;
@@ -69,6 +70,8 @@ pub struct Relay<'a> {
     pub(super) version: u64,
     /// The client listens by way of its pool's shared connection.
     pub(super) ears: Option<Box<Ears>>,
+    /// What it has asked, where that may be told.
+    pub(super) asked: Option<Box<Asked>>,
     /// It was over before it had begun.
     stopped: Option<Stop>,
 }
@@ -95,6 +98,7 @@ impl<'a> Relay<'a> {
             }
         }
         let ears = client.channels.is_some().then(Box::default);
+        let asked = client.watch.tenant.borrow().telling.wants_texts().then(Box::default);
         let mut relay = Self {
             client,
             lease,
@@ -110,6 +114,7 @@ impl<'a> Relay<'a> {
             has_reported: false,
             edit: None,
             ears,
+            asked,
             stopped: None,
             version,
         };
@@ -145,6 +150,9 @@ impl<'a> Relay<'a> {
 
     #[inline]
     fn send_first(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if self.asked.is_some() {
+            self.keep_asked(bytes);
+        }
         let sent = self.forward(bytes);
         if matches!(sent, Err(Stop::ServerLost)) && !self.server_has_bytes {
             self.client.held = bytes.to_vec();
@@ -192,6 +200,9 @@ impl<'a> Relay<'a> {
     #[inline]
     fn request(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let was_working = self.lease.server().state.owed.owes();
+        if self.asked.is_some() && !was_working {
+            self.keep_asked(bytes);
+        }
         if self.client.held.is_empty() {
             self.forward(bytes)?;
         } else {
@@ -380,7 +391,11 @@ impl<'a> Relay<'a> {
         {
             let tenant = self.client.watch.tenant.borrow();
             tenant.numbers.queries.add(times);
-            tenant.numbers.query.observe(now.saturating_duration_since(self.request_began));
+            let took = now.saturating_duration_since(self.request_began);
+            tenant.numbers.query.observe(took);
+            if took >= tenant.telling.beyond {
+                self.tell_request(tenant.telling, took, now);
+            }
             if settled {
                 tenant.numbers.transactions.add(1);
             }

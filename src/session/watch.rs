@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::census::Protection;
 use super::phase::{Limits, Phase, Timing};
+use super::telling::Telling;
 use crate::admission::{Exceeded, Quotas, Recent, TenantId, Usage};
 use crate::metrics::TenantShard;
 use crate::net::Peer;
@@ -82,6 +83,8 @@ pub struct Tenant {
     pub quotas: Option<Quotas>,
     /// What all its clients have used.
     pub usage: Arc<Mutex<Usage>>,
+    /// Which of their requests are told in the log.
+    pub telling: Telling,
     /// For how long these clients of its may leave a transaction open with nothing running, where they have a limit of their own.
     pub patience: Option<Duration>,
 }

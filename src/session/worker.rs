@@ -70,7 +70,11 @@ pub struct Worker {
     /// Told each time that a client leaves.
     pub left: Notify,
     /// Log lines about clients that were turned away.
-    pub turned_away: Folding,
+    pub turned_away: Folding<usize>,
+    /// The same about clients whose sessions were ended.
+    pub ended: Folding<usize>,
+    /// The same about requests that took long, by the digests of their texts.
+    pub slow: Folding<u64>,
 }
 
 /// Every so many ticks idle clients and idle server connections are looked at too.
@@ -92,6 +96,8 @@ impl Worker {
             turnstile: Turnstile::new(),
             left: Notify::new(),
             turned_away: Folding::default(),
+            ended: Folding::default(),
+            slow: Folding::default(),
         })
     }
 
@@ -182,6 +188,13 @@ impl Worker {
             for (fault, clients) in self.turned_away.due(now) {
                 tracing::info!(clients, fault = crate::fault::LABELS[fault], "more clients were turned away");
             }
+            for (fault, clients) in self.ended.due(now) {
+                tracing::info!(clients, fault = crate::fault::LABELS[fault], "more clients' sessions were ended");
+            }
+            for (digest, requests) in self.slow.due(now) {
+                let statement = format_args!("{digest:016x}").to_string();
+                tracing::info!(requests, statement, "more requests took long");
+            }
             self.local.look_after_idle();
         }
     }
@@ -260,7 +273,7 @@ impl Worker {
     }
 
     /// The number that a client goes by in what operators see: the first word of its cancel key, which no other client has meanwhile.
-    fn id(&self, slot: usize) -> u32 {
+    pub(super) fn id(&self, slot: usize) -> u32 {
         self.house.keys.pid(self.number, u32::try_from(slot).unwrap_or(u32::MAX))
     }
 

@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 use super::environment::Variables;
 use super::findings::Findings;
 use super::model::{Config, Log, Process};
-use super::settings::{LogSettings, ProcessSettings, Settings};
+use super::settings::{LogQueries, LogSettings, ProcessSettings, Settings};
 use super::snapshot::Snapshot;
 use super::value::Period;
 use super::words::path;
@@ -106,7 +106,7 @@ impl Compiling<'_, '_> {
     }
 
     fn log(&mut self) -> Log {
-        let LogSettings { format, level } = self.settings.log.clone();
+        let LogSettings { format, level, slow_query, queries } = self.settings.log.clone();
         for directive in level.split(',') {
             let word = directive.rsplit_once('=').map_or(directive, |(_, word)| word).trim();
             let words = ["off", "error", "warn", "info", "debug", "trace"];
@@ -117,6 +117,11 @@ impl Compiling<'_, '_> {
                 self.findings.error(&path(["log", "level"]), what, remedy);
             }
         }
-        Log { format, level }
+        let slow_query = slow_query.limit();
+        if queries == LogQueries::Slow && slow_query.is_none() {
+            let remedy = "set log.slow_query, or leave log.queries out";
+            self.findings.error(&path(["log", "queries"]), "no request is slow: log.slow_query is 0", remedy);
+        }
+        Log { format, level, slow_query, queries }
     }
 }

@@ -57,6 +57,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which requests are logged with their text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogQueries {
+    /// None: a statement is known by its digest only.
+    #[default]
+    None,
+    /// Those that took as long as `slow_query`.
+    Slow,
+    /// All, a line each: for a look at what a program does.
+    All,
+}
+
 /// Logs, written to standard error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -70,10 +83,19 @@ pub struct LogSettings {
     /// applies: at once
     #[schemars(extend("format" = "log-filter"))]
     pub level: String,
+    /// A request that takes as long from its first byte to the end of its answer, the wait for a server connection left out, is logged: with its tenant, client, user, database, duration, and
+    /// the digest of its text, the same for texts that differ in their literals only. Of those with one digest a worker logs one a second, and how many more there were. 0 logs none.
+    ///
+    /// applies: at once
+    pub slow_query: Period,
+    /// Whether the texts of such requests are logged too, or those of all. Texts may hold what nobody should read in a log.
+    ///
+    /// applies: at once
+    pub queries: LogQueries,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: "info".to_owned(), slow_query: Period::secs(0), queries: LogQueries::None }
     }
 }
