@@ -11,7 +11,7 @@ use crate::config::{self, ClientCertificates, ClientTlsMode, Config, LimitSettin
 use crate::fault;
 use crate::metrics::Metrics;
 use crate::net::tls::{self, ClientTls, ClientTlsSource};
-use crate::net::{Address, Bound, ListenAt, TlsSettingError, now};
+use crate::net::{Address, Bound, HandedOver, ListenAt, ListenError, TlsSettingError, now};
 use crate::pool::ledger::{Ledger, LimitMode};
 use crate::pool::{self, Around, Job, Times, Upstream};
 use crate::session::{Certificate, House, PIN_LABELS};
@@ -64,20 +64,24 @@ pub fn build(config: Config) -> anyhow::Result<Built> {
     }
     let (mails, mail_queues): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     house.set_workers(mails);
-    let bound = bind(&config)?;
+    let mut handed_over = HandedOver::from_env();
+    let bound = bind(&config, &mut handed_over)?;
     let mut listeners: Vec<Vec<Bound>> = (1..relaying).map(|_| bound.iter().map(Bound::share).collect()).collect::<Result<_, _>>()?;
     // The sockets that were announced serve too: to close one would reset whoever has connected to it already.
     listeners.push(bound);
-    let api = config.listen.api.map(|address| Bound::bind(&ListenAt::Tcp(address))).transpose()?;
+    let api = config.listen.api.map(|address| take(&ListenAt::Tcp(address), &mut handed_over)).transpose()?;
     if let Some(api) = &api {
         announce("api", api);
     }
     let doors = listeners.into_iter().map(Doors::Postgres).chain(api.map(Doors::Api));
     let seats = (0..).zip(inboxes).zip(mail_queues).zip(doors);
     let seats = seats.map(|(((number, inbox), mail), doors)| Seat { number, doors, inbox, mail }).collect();
-    let http = config.listen.http.map(|address| Bound::bind(&ListenAt::Tcp(address))).transpose()?;
+    let http = config.listen.http.map(|address| take(&ListenAt::Tcp(address), &mut handed_over)).transpose()?;
     if let Some(http) = &http {
         announce("http", http);
+    }
+    for address in handed_over.left() {
+        tracing::warn!(%address, "a socket was handed over for an address that is not configured, and is closed");
     }
     let workers = Workers::new(Arc::clone(&house), seats);
     Ok(Built { house, jobs: job_queue, around, http, workers })
@@ -143,7 +147,12 @@ pub fn certificate(config: &Config) -> Result<Option<Certificate>, TlsSettingErr
     ClientTls::load(&source).map(|tls| Some(Certificate::new(tls)))
 }
 
-fn bind(config: &Config) -> anyhow::Result<Vec<Bound>> {
+/// The socket that was handed over for an address, or one of our own.
+fn take(at: &ListenAt, handed_over: &mut HandedOver) -> Result<Bound, ListenError> {
+    handed_over.take(at).map_or_else(|| Bound::bind(at), Ok)
+}
+
+fn bind(config: &Config, handed_over: &mut HandedOver) -> anyhow::Result<Vec<Bound>> {
     let mut port = config.listen.unix_port();
     let mut bound = Vec::new();
     for address in &config.listen.postgres {
@@ -151,7 +160,7 @@ fn bind(config: &Config) -> anyhow::Result<Vec<Bound>> {
             ListenAddress::Tcp(address) => ListenAt::Tcp(*address),
             ListenAddress::Unix(folder) => ListenAt::Unix { folder: folder.clone(), port },
         };
-        let one = Bound::bind(&at)?;
+        let one = take(&at, handed_over)?;
         if let (0, Some(Address::Tcp(found))) = (port, one.address()) {
             port = found.port();
         }

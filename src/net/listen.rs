@@ -46,6 +46,8 @@ pub struct Bound {
     socket: Socket,
     /// The socket's file, removed with the last that shares it.
     file: Option<Arc<SocketFile>>,
+    /// Somebody else has it, too, and keeps it when this process has gone.
+    is_handed_over: bool,
 }
 
 /// A worker's listener.
@@ -67,21 +69,27 @@ impl Bound {
     pub fn bind(at: &ListenAt) -> Result<Self, ListenError> {
         match at {
             ListenAt::Tcp(address) => match bind_tcp(*address) {
-                Ok(socket) => Ok(Self { socket, file: None }),
+                Ok(socket) => Ok(Self { socket, file: None, is_handed_over: false }),
                 Err(source) => Err(ListenError::Refused { address: address.to_string(), source }),
             },
             ListenAt::Unix { folder, port } => bind_unix(&socket_file(folder, *port)),
         }
     }
 
+    /// A socket that listens already, and that the process was started with.
+    pub(super) fn handed_over(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, file: None, is_handed_over: true })
+    }
+
     /// Another one for another worker, at the same address; also where the system chose the port.
     pub fn share(&self) -> Result<Self, ListenError> {
         let shared = match (&self.file, self.tcp_address()) {
-            (None, Some(address)) => bind_tcp(address),
+            (None, Some(address)) if !self.is_handed_over => bind_tcp(address),
             _ => self.socket.try_clone(),
         };
         match shared {
-            Ok(socket) => Ok(Self { socket, file: self.file.clone() }),
+            Ok(socket) => Ok(Self { socket, file: self.file.clone(), is_handed_over: self.is_handed_over }),
             Err(source) => {
                 Err(ListenError::Refused { address: self.address().map_or_else(String::new, |address| address.to_string()), source })
             }
@@ -92,7 +100,7 @@ impl Bound {
     pub fn address(&self) -> Option<Address> {
         match &self.file {
             Some(file) => Some(Address::Unix(file.path.clone())),
-            None => self.tcp_address().map(Address::Tcp),
+            None => self.tcp_address().map(Address::Tcp).or_else(|| self.unix_address()),
         }
     }
 
@@ -100,14 +108,18 @@ impl Bound {
         self.socket.local_addr().ok().and_then(|address| address.as_socket())
     }
 
+    fn unix_address(&self) -> Option<Address> {
+        self.socket.local_addr().ok().and_then(|address| address.as_pathname().map(|path| Address::Unix(path.to_owned())))
+    }
+
     /// Registers with this thread's runtime.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled, as tokio's own sockets do.
     pub fn listen(self) -> io::Result<Listener> {
-        let socket = match &self.file {
-            None => Accepting::Tcp(TcpListener::from_std(self.socket.into())?),
-            Some(_) => Accepting::Unix(UnixListener::from_std(self.socket.into())?),
+        let socket = match self.tcp_address() {
+            Some(_) => Accepting::Tcp(TcpListener::from_std(self.socket.into())?),
+            None => Accepting::Unix(UnixListener::from_std(self.socket.into())?),
         };
         Ok(Listener { socket, pause: Pause::new()?, _file: self.file })
     }
@@ -196,7 +208,7 @@ fn bind_unix(path: &Path) -> Result<Bound, ListenError> {
         // Whoever reaches the folder may connect, as with PostgreSQL; who may log in is another question.
         fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
         socket.listen(BACKLOG)?;
-        Ok(Bound { socket, file: Some(Arc::new(file)) })
+        Ok(Bound { socket, file: Some(Arc::new(file)), is_handed_over: false })
     };
     bind().map_err(|source| ListenError::Refused { address: path.display().to_string(), source })
 }
