@@ -3,6 +3,7 @@
 //! The main thread is the control thread: it opens server connections, answers HTTP, keeps the ledgers' time, and heeds signals. Relaying is the workers' business.
 
 mod build;
+mod cloudwatch;
 mod drain;
 mod notify;
 mod reload;
@@ -87,6 +88,9 @@ async fn control(built: Built, source: Source, log: Box<dyn Fn(&str)>) -> anyhow
     house.open_console(door);
     tokio::task::spawn_local(console::serve(visits, Rc::clone(&process) as _));
     tokio::task::spawn_local(state::keep_periods(Rc::clone(&process)));
+    if let Some(cloudwatch) = house.config.load().cloudwatch.clone() {
+        tokio::task::spawn_local(cloudwatch::tell(Rc::clone(&process) as _, cloudwatch));
+    }
     let preparing = Arc::clone(&house);
     tokio::task::spawn_blocking(move || preparing.secrets.prepare(&preparing.config.load())).await?;
     build::warm_up(&house);

@@ -5,6 +5,7 @@
 
 mod api;
 mod durations;
+mod embedded;
 mod export;
 mod fold;
 mod labels;
@@ -27,6 +28,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use api::{ApiNumbers, ApiRequests, ApiSnapshot};
 pub use durations::{BOUNDS_MICROS, BUCKETS, Durations, bounds_seconds};
+pub use embedded::Embedded;
 pub use fold::{NAMED_TENANTS, OTHER_TENANTS};
 pub use labels::{
     Api, ApiOutcome, By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, PressureState, ServerState, Sparse,

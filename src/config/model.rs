@@ -50,6 +50,8 @@ pub struct Config {
     pub process: Process,
     /// Logs.
     pub log: Log,
+    /// What CloudWatch is told, if anything.
+    pub cloudwatch: Option<Cloudwatch>,
     /// Every setting as it was resolved, for [`super::diff`].
     pub(super) snapshot: Snapshot,
 }
@@ -386,6 +388,17 @@ pub struct Log {
     pub slow_query: Option<Duration>,
     /// Of which requests the text is logged.
     pub queries: LogQueries,
+}
+
+/// What CloudWatch is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cloudwatch {
+    /// How often.
+    pub interval: Duration,
+    /// The namespace of the metrics.
+    pub namespace: String,
+    /// The value of the dimension `ProxyName`.
+    pub proxy_name: String,
 }
 
 impl Rule {

@@ -15,8 +15,8 @@ use serde_json::Value as Json;
 
 use super::environment::Variables;
 use super::findings::Findings;
-use super::model::{Config, Log, Process};
-use super::settings::{LogQueries, LogSettings, ProcessSettings, Settings};
+use super::model::{Cloudwatch, Config, Log, Process};
+use super::settings::{CloudwatchSettings, LogQueries, LogSettings, ProcessSettings, Settings};
 use super::snapshot::Snapshot;
 use super::value::Period;
 use super::words::path;
@@ -49,6 +49,7 @@ pub(super) fn compile(settings: &Settings, written: &Json, variables: &Variables
         auth: compiling.auth(),
         tenants,
         console: compiling.console(),
+        cloudwatch: compiling.cloudwatch(),
         api: compiling.api(),
         clients: compiling.clients(),
         client_tcp: compiling.client_tcp(),
@@ -103,6 +104,20 @@ impl Compiling<'_, '_> {
             shutdown_timeout: shutdown_timeout.0,
             watch: Some(watch.0).filter(|period| !period.is_zero()),
         }
+    }
+
+    fn cloudwatch(&mut self) -> Option<Cloudwatch> {
+        let CloudwatchSettings { interval, namespace, proxy_name } = self.settings.cloudwatch.clone();
+        for (key, text) in [("namespace", &namespace), ("proxy_name", &proxy_name)] {
+            if text.is_empty() || text.len() > 255 {
+                self.findings.error(
+                    &path(["cloudwatch", key]),
+                    "CloudWatch takes names of 1 to 255 bytes",
+                    "write a shorter name, or leave it out",
+                );
+            }
+        }
+        interval.limit().map(|interval| Cloudwatch { interval, namespace, proxy_name })
     }
 
     fn log(&mut self) -> Log {

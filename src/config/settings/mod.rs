@@ -5,6 +5,7 @@
 //! `applies: at once | next connection | restart`, which reload goes by.
 
 mod api;
+mod cloudwatch;
 mod console;
 mod listen;
 mod login;
@@ -19,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use api::{AccessKeySettings, ApiSettings};
+pub use cloudwatch::CloudwatchSettings;
 pub use console::ConsoleSettings;
 pub use listen::{ClientsSettings, KeepaliveClientSettings, KeepaliveServerSettings, ListenSettings, TcpSettings};
 pub use login::{AuthMethod, AuthSettings, DatabaseSettings, PoolMode, UserSettings};
@@ -62,4 +64,6 @@ pub struct Settings {
     pub process: ProcessSettings,
     /// What is logged and how.
     pub log: LogSettings,
+    /// Metrics for CloudWatch.
+    pub cloudwatch: CloudwatchSettings,
 }
