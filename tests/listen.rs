@@ -344,6 +344,13 @@ async fn where_it_cannot_be_shared_the_listener_keeps_its_own_connection() {
     let frame = in_time("a notification", wires[0].read()).await;
     assert_eq!(&frame.body[4..], b"a\0gr\xfcn\0");
     hears(&mut wires[1], "a", "grün").await;
+    // And with the others again once it has begun anew.
+    wires[0].query("UNLISTEN *; SET client_encoding = 'UTF8'").await;
+    is(&proxy, PINNED, 0.0).await;
+    wires[0].query("LISTEN a").await;
+    latin.query("NOTIFY a, 'again'").await;
+    hears(&mut wires[0], "a", "again").await;
+    is(&proxy, PINNED, 0.0).await;
 }
 
 #[tokio::test]

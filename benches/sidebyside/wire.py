@@ -90,6 +90,18 @@ class Client:
         while self._message()[0] != b"Z":
             pass
 
+    @property
+    def socket(self) -> socket.socket:
+        """The connection, for a selector."""
+        return self._socket
+
+    def notification(self) -> str:
+        """The payload of the notification that comes next."""
+        kind, body = self._message()
+        if kind != b"A":
+            raise Refused(f"a notification was expected, not {kind!r}")
+        return body[4:].split(b"\0")[1].decode()
+
     def close(self) -> None:
         """Hangs up."""
         self._socket.close()

@@ -76,6 +76,13 @@ impl Ears {
         self.kept.as_mut().map(|kept| kept.extend_from_slice(bytes)).is_some()
     }
 
+    /// What the proxy asks has failed: if that was to listen, the server connection does not.
+    pub(super) fn failed(&mut self) {
+        if self.has_just_relistened {
+            self.relistened = None;
+        }
+    }
+
     /// The same bytes without what the shared connection tells of.
     fn without_doubles(&mut self, bytes: &[u8], channels: &BTreeSet<Channel>) -> Vec<u8> {
         let mut all = std::mem::take(&mut self.cut);
@@ -380,6 +387,10 @@ impl Client {
             joined = lease.server_mut().run(&text).await?.is_ok();
             let heard = self.take_heard(lease, Some((&line, mark.as_bytes())), told);
             joined &= heard;
+            if !joined {
+                // The client is not to hear of others' marks. In a transaction that has failed this has failed before.
+                let _ = lease.server_mut().run(&[b"UNLISTEN ".as_slice(), &channel].concat()).await?;
+            }
         }
         let Some(subscription) = &mut self.channels else { return Ok(false) };
         if joined {

@@ -74,7 +74,10 @@ impl Client {
         let worker = Rc::clone(&self.worker);
         let finding = async {
             let (mut told, pins) = self.find_out(lease.server_mut(), examination, is_certain, version).await?;
-            if self.channels.is_none() && !pins.has(Pin::Sql(PinReason::Listen)) {
+            let listens = pins.has(Pin::Sql(PinReason::Listen));
+            // Who has ceased to listen may begin again like anybody.
+            self.keeps_channels &= listens;
+            if self.channels.is_none() && !listens {
                 return Ok((told, Some(lease), pins));
             }
             let (lease, pins) = Box::pin(self.settle_channels(lease, pins, relistened, &mut told)).await?;

@@ -504,6 +504,9 @@ impl Relay<'_> {
                 }
                 b'C' if frame.body == b"ROLLBACK\0" => self.inspector.undone(),
                 b'E' => {
+                    if let Some(ears) = self.ears.as_deref_mut().filter(|_| edit.healing) {
+                        ears.failed();
+                    }
                     self.is_straight = false;
                     self.inspector.undone();
                     if is_shown && !edit.healing && frame.is_whole() {
