@@ -78,6 +78,25 @@ async fn every_column_of_pgbouncers_is_there_in_its_order() {
 }
 
 #[tokio::test]
+async fn the_connection_that_listens_for_all_is_shown() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).max_connections(4).start().await;
+    let ops = ops(&proxy).await;
+    let login = async || Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    let mut listeners = [login().await, login().await];
+    for wire in &mut listeners {
+        wire.query("LISTEN news").await;
+    }
+    eventually("both listen by way of one", PATIENCE, async || {
+        let pool = ops.row("SHOW POOLS", "database", "app").await;
+        (number(&pool, "sv_listening"), number(&pool, "cl_listening"), number(&pool, "sv_active")) == (1, 2, 0)
+    })
+    .await;
+    assert_eq!(ops.row("SHOW SERVERS", "state", "listening").await["database"], "app");
+    assert_eq!(number(&ops.row("SHOW UPSTREAMS", "upstream", "main").await, "sv_listening"), 1);
+}
+
+#[tokio::test]
 async fn tables_tell_of_real_clients_and_servers() {
     let pg = Postgres::start().await;
     let proxy = options(&pg).max_connections(2).tenant("main", "match = { user = \"app\" }").start().await;

@@ -211,10 +211,9 @@ impl Client {
                 if let Some(fault) = self.idle_signal() {
                     return Poll::Ready(Err(Box::new(fault)));
                 }
-                if self.has_news() {
-                    return Poll::Ready(Ok(NEWS));
-                }
-                with_scratch(|scratch| self.io.poll_read(cx, scratch)).map(|read| Ok(read.unwrap_or(0)))
+                let read = with_scratch(|scratch| self.io.poll_read(cx, scratch)).map(|read| Ok(read.unwrap_or(0)));
+                // What it asks comes first, however much there is to tell it.
+                if read.is_pending() && self.has_news() { Poll::Ready(Ok(NEWS)) } else { read }
             });
             match read.await {
                 Ok(NEWS) => {}

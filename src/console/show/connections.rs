@@ -15,7 +15,7 @@ use crate::pool::{Pool, ServerEntry};
 use crate::session::{ClientEntry, Phase};
 use crate::wire::startup::Replication;
 
-pub(super) const POOLS: [Column; 21] = [
+pub(super) const POOLS: [Column; 23] = [
     text("database"),
     text("user"),
     int("cl_active"),
@@ -37,6 +37,8 @@ pub(super) const POOLS: [Column; 21] = [
     int("sv_closing"),
     int("cl_pinned"),
     int("paused"),
+    int("sv_listening"),
+    int("cl_listening"),
 ];
 
 pub(super) const CLIENTS: [Column; 23] = connection_and([text("tenant"), int("pinned")]);
@@ -144,6 +146,8 @@ fn pool_row(view: &View, pool: &Pool, crowd: Crowd) -> Row {
         count("closing").into(),
         crowd.pinned.into(),
         is_paused.into(),
+        count("listening").into(),
+        pool.switchboard.clients().into(),
     ]
 }
 
