@@ -58,9 +58,22 @@ async fn texts_are_told_where_that_is_asked_for_and_no_longer() {
     wire.try_query("SELECT 1/0").await.unwrap_err();
     wire.query("ROLLBACK").await;
     wire.query(&format!("SELECT length('{}')", "x".repeat(100_000))).await;
-    let all = told(&proxy, "a request", 6).await;
+    // However the network cuts it, also behind a transaction's other statements; a Sync has no text of its own.
+    wire.query("BEGIN").await;
+    wire.send_in_pieces(&harness::frames::query("SELECT 'in pieces'"), 5).await;
+    wire.until_ready().await;
+    wire.send(&[parse("", "SELECT 'flushed'", &[]), bind("", "", &[]), execute("", 0), harness::frames::flush()].concat()).await;
+    wire.expect(b'1').await;
+    wire.expect(b'2').await;
+    wire.expect(b'D').await;
+    wire.expect(b'C').await;
+    wire.send(&sync()).await;
+    wire.until_ready().await;
+    let all = told(&proxy, "a request", 9).await;
     let texts: Vec<&str> = all.iter().map(|line| line["text"].as_str().unwrap()).collect();
     assert_eq!(texts[..5], ["SELECT 'one'; SELECT 'two'", "SELECT $1::text", "BEGIN", "SELECT 1/0", "ROLLBACK"]);
+    assert_eq!(texts[6..], ["BEGIN", "SELECT 'in pieces'", "SELECT 'flushed'"]);
+    wire.query("COMMIT").await;
     assert!(texts[5].starts_with("SELECT length('xxx") && texts[5].len() == 4096, "{}", texts[5].len());
     // A reload is enough.
     proxy.rewrite_config(|options| options.set("log.queries", "slow").set("log.slow_query", "100ms"));

@@ -15,6 +15,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const CUT: Duration = Duration::from_secs(1);
 /// For so long logins that are under way may go on when no more begin.
 const ENTERING: Duration = Duration::from_secs(1);
+/// Within so long the workers have closed their doors, and who came in last is counted.
+const CLOSING: Duration = Duration::from_millis(100);
 /// So long after the last login may have begun idle clients are not told yet.
 const SAYING: Duration = Duration::from_millis(250);
 /// What is left for idle clients to hear that this was all.
@@ -56,7 +58,7 @@ pub async fn drain(house: &Arc<House>, workers: &Workers, ending: Ending) {
     // Who has come in by the old door is served: another process may listen beside this one, and nobody need notice.
     let closed = Instant::now();
     let entering = if ending == Ending::AtOnce { Duration::ZERO } else { ENTERING };
-    until(deadline.min(closed + entering), || house.entering() == 0).await;
+    until(deadline.min(closed + entering), || house.entering() == 0 && Instant::now() >= closed + CLOSING).await;
     house.draining.store(true, Ordering::Relaxed);
     tracing::info!(clients = house.clients(), "draining: no new clients, open transactions finish");
     // An answer over HTTP may still be on its way when its caller is no client any more.

@@ -195,7 +195,13 @@ async fn accept(listener: Listener, worker: Rc<Worker>, mut stopped: oneshot::Re
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut stopped => return,
+            _ = &mut stopped => {
+                // To close the door would reset whoever stands at it.
+                for (io, peer) in listener.close() {
+                    tokio::task::spawn_local(session::serve(io, peer, Rc::clone(&worker)));
+                }
+                return;
+            }
         };
         match accepted {
             Ok((io, peer)) => {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::address::socket_file;
 use super::pause::Pause;
@@ -144,15 +144,41 @@ impl Listener {
         }
     }
 
+    /// Takes no more clients; those that wait are the outcome.
+    pub fn close(self) -> Vec<(Io, Peer)> {
+        let mut waiting = Vec::new();
+        match self.socket {
+            Accepting::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else { return waiting };
+                while let Ok((stream, address)) = listener.accept() {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        waiting.push(of_tcp(stream, address));
+                    }
+                }
+            }
+            // Another process cannot have the same file: there is nobody else whom they could wait for.
+            Accepting::Unix(listener) => {
+                let Ok(listener) = listener.into_std() else { return waiting };
+                while let Ok((stream, _)) = listener.accept() {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(io) = UnixStream::from_std(stream).map(Io::Unix)
+                        && let Ok(peer) = io.peer()
+                    {
+                        waiting.push((io, peer));
+                    }
+                }
+            }
+        }
+        waiting
+    }
+
     async fn accept_once(&self) -> io::Result<(Io, Peer)> {
         match &self.socket {
             Accepting::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                let io = Io::Tcp(stream);
-                // Refused only where the client has gone already, which its first read will say.
-                let _ = io.set_nodelay();
-                let _ = io.set_unsent_limit(UNSENT);
-                Ok((io, Peer::Tcp(address)))
+                Ok(of_tcp(stream, address))
             }
             Accepting::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -162,6 +188,14 @@ impl Listener {
             }
         }
     }
+}
+
+fn of_tcp(stream: TcpStream, address: SocketAddr) -> (Io, Peer) {
+    let io = Io::Tcp(stream);
+    // Refused only where the client has gone already, which its first read will say.
+    let _ = io.set_nodelay();
+    let _ = io.set_unsent_limit(UNSENT);
+    (io, Peer::Tcp(address))
 }
 
 /// What Linux's `accept` passes on of a connection that broke before we took it (accept(2), "Error handling").

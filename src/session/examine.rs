@@ -69,6 +69,8 @@ impl Client {
     pub(super) async fn examine(&mut self, change: Change) -> bool {
         let Change { mut lease, examination, pin, is_certain, version, relistened, holds_ready, at } = change;
         let limit = lease.pool().upstream.times.load().settle;
+        // What the proxy heard there for whoever had it before is not this client's.
+        lease.server_mut().state.heard.clear();
         // As far as is known: only what the functions do was to be asked.
         let leaves_nothing = examination.is_empty() && pin.is_none() && relistened.is_none();
         let worker = Rc::clone(&self.worker);

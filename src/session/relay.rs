@@ -200,14 +200,18 @@ impl<'a> Relay<'a> {
     #[inline]
     fn request(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let was_working = self.lease.server().state.owed.owes();
-        if self.asked.is_some() && !was_working {
-            self.keep_asked(bytes);
-        }
+        let is_new = self.asked.is_some() && !was_working && self.inspector.at_edge();
         if self.client.held.is_empty() {
+            if is_new {
+                self.keep_asked(bytes);
+            }
             self.forward(bytes)?;
         } else {
             let mut held = std::mem::take(&mut self.client.held);
             held.extend_from_slice(bytes);
+            if is_new {
+                self.keep_asked(&held);
+            }
             self.forward(&held)?;
         }
         if was_working && !self.lease.server().state.owed.is_copying_in() {

@@ -48,14 +48,13 @@ impl Telling {
 pub struct Asked(Vec<u8>);
 
 impl Relay<'_> {
-    /// A request begins with these bytes: the text of its first statement is kept.
+    /// A request begins with these bytes, or goes on: the text of the first statement there, if there is one, is kept.
     #[cold]
     pub(super) fn keep_asked(&mut self, bytes: &[u8]) {
         let Some(asked) = &mut self.asked else { return };
         let client = &self.client;
         let mut rest = bytes;
-        asked.0.clear();
-        while asked.0.is_empty() && !rest.is_empty() {
+        while !rest.is_empty() {
             let (whole, behind) = message::first(rest).unwrap_or((rest, &[]));
             let text = match whole {
                 [b'Q', _, _, _, _, body @ ..] => Some(message::query(body).unwrap_or(body)),
@@ -67,7 +66,11 @@ impl Relay<'_> {
                 [b'F', ..] => Some(&b"(a function call)"[..]),
                 _ => None,
             };
-            asked.0.extend_from_slice(text.map_or(&[], |text| &text[..text.len().min(KEPT)]));
+            if let Some(text) = text {
+                asked.0.clear();
+                asked.0.extend_from_slice(&text[..text.len().min(KEPT)]);
+                return;
+            }
             rest = behind;
         }
     }
