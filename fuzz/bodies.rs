@@ -15,7 +15,7 @@ use pgweir::config::{ByteSize, Config, Glob, HttpAddress, ListenAddress, Loaded,
 use pgweir::http::api::readers;
 use pgweir::wire::message::{self, Fields};
 use pgweir::wire::scan::{Frames, Side, body_length};
-use pgweir::wire::sql::{self, session_state};
+use pgweir::wire::sql::{self, Mention, PinReason, session_state};
 use pgweir::wire::startup::{self, Extent, Packet, Setting, Startup};
 use pgweir::wire::{Malformed, options, say};
 
@@ -61,8 +61,17 @@ pub fn statement(text: &[u8]) {
     let traces = sql::routine(text);
     assert!(traces.settings.is_sorted(), "names in order");
     sql::mentions(text, |name| assert!(name.len() <= text.len(), "a word of the text"));
-    if sql::deallocated(text).is_some() {
-        assert!(effects.deallocates(), "what is deallocated is told");
+    let mut at = 0;
+    for (place, mention) in sql::spoken(text) {
+        assert!(place.start >= at && !text[place.clone()].is_empty(), "what is mentioned stands in order");
+        at = place.end;
+        let is_told = match mention {
+            Mention::Runs(_) => effects.executes(),
+            Mention::Makes(_) => effects.may_leave(PinReason::Prepare),
+            Mention::Drops(_) => effects.deallocates(),
+            Mention::Lists(_) => effects.lists_statements(),
+        };
+        assert!(is_told && effects.mentions_statements(), "what is mentioned is told");
     }
     if let Some(found) = sql::terms(text) {
         assert!(found.end <= text.len() && !found.tags.is_empty(), "{found:?}");

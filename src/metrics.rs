@@ -13,6 +13,7 @@ mod live;
 mod numbers;
 mod pressure;
 mod process;
+mod recent;
 mod reference;
 mod shard;
 mod snapshot;
@@ -36,6 +37,7 @@ pub use labels::{
 pub use numbers::{Cells, Counter, Gauge, Histogram};
 pub use pressure::Pressure;
 pub use process::Usage;
+pub use recent::{Party, Recent, RecentFault};
 pub use reference::reference;
 pub use shard::{TenantShard, UpstreamNumbers};
 pub use snapshot::{DatabaseSnapshot, PoolState, Process, ProcessState, Queue, Snapshot, TenantSnapshot, UpstreamSnapshot, UpstreamState};
@@ -57,6 +59,8 @@ pub struct Metrics {
     folding: Mutex<Folding>,
     /// SQL over HTTP.
     pub api: ApiNumbers,
+    /// What clients were told last that went wrong.
+    pub recent: Recent,
 }
 
 impl Metrics {
@@ -70,6 +74,7 @@ impl Metrics {
             upstreams: RwLock::default(),
             folding: Mutex::default(),
             api: ApiNumbers::default(),
+            recent: Recent::default(),
         };
         metrics.set_tenants(tenants);
         Arc::new(metrics)
@@ -129,6 +134,7 @@ impl Metrics {
             databases: databases.into_iter().map(|(name, numbers)| DatabaseSnapshot { name, numbers }).collect(),
             upstreams: upstreams.collect(),
             api: self.api.snapshot(),
+            recent_faults: self.recent.all(),
             others,
         }
     }

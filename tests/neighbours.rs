@@ -115,9 +115,9 @@ impl Client {
         assert_eq!(seen[..compared], expected[..compared]);
     }
 
-    /// Uses a prepared statement: the client has it or has it not.
-    async fn use_statement(&mut self, name: &str) {
-        self.wire.send(&[bind("", name, &[]), execute("", 0), sync()].concat()).await;
+    /// Uses a prepared statement, by the protocol or by SQL: the client has it or has it not.
+    async fn use_statement(&mut self, name: &str, messages: &[u8]) {
+        self.wire.send(messages).await;
         let answer = self.wire.until_ready().await;
         let value = answer
             .iter()
@@ -128,6 +128,22 @@ impl Client {
         if value.is_none() && self.model.before.is_some() {
             self.model.failed = true;
         }
+    }
+
+    /// Its own statements are all that it is shown.
+    async fn list_statements(&mut self) {
+        if self.model.failed {
+            return;
+        }
+        self.wire
+            .send(&query("SELECT coalesce(string_agg(name || '=' || statement, ';' ORDER BY name), '') FROM pg_prepared_statements"))
+            .await;
+        let answer = self.wire.until_ready().await;
+        let row = answer.iter().find(|frame| frame.tag == b'D').unwrap_or_else(|| panic!("{}", self.wire.transcript()));
+        let seen = String::from_utf8(row.values()[0].as_ref().unwrap().to_vec()).unwrap();
+        let mut expected: Vec<_> = self.model.statements.iter().map(|(name, value)| format!("{name}=SELECT '{value}'::text")).collect();
+        expected.sort();
+        assert_eq!(seen, expected.join(";"), "{}", self.wire.transcript());
     }
 
     async fn prepare(&mut self, name: &str, value: &str) {
@@ -168,7 +184,8 @@ impl Client {
             7 if self.run(&format!("DO $$ BEGIN PERFORM set_config('work_mem', '{}MB', false); END $$", 50 + value)).await => {
                 self.model.now.work_mem = format!("{}MB", 50 + value);
             }
-            8 | 9 => self.use_statement(name).await,
+            8 => self.use_statement(name, &[bind("", name, &[]), execute("", 0), sync()].concat()).await,
+            9 => self.use_statement(name, &query(&format!("EXECUTE {name}"))).await,
             10 => self.prepare(name, &format!("{name} {value}")).await,
             11 => {
                 self.wire.send(&[close(b'S', name), sync()].concat()).await;
@@ -207,6 +224,7 @@ impl Client {
                 assert!(self.run("DO $$ BEGIN PERFORM set_config('app.hidden', 'x', false); END $$").await);
             }
             23 if !in_transaction => self.say().await,
+            24 => self.list_statements().await,
             _ => self.look().await,
         }
     }

@@ -61,7 +61,14 @@ async fn a_browser_shows_what_is_counted() {
     assert!(between(&page, "<table id=\"pins\">", "</table>").contains("<td>temp</td><td>1</td><td>1</td>"), "{page}");
     assert!(between(&page, "<table id=\"faults\">", "</table>").contains("<td>too_many_clients</td><td>1</td>"), "{page}");
 
+    let recent = between(&page, "<table id=\"recent\">", "</table>");
+    assert!(
+        recent.contains("<td>too_many_clients</td><td>1</td><td>&lt;b id='x'&gt;&amp;amp;</td><td>other</td><td>app</td><td>127.0.0.1:"),
+        "{recent}"
+    );
+
     let page = seen(format!("http://{address}/#tenant=shop"), 6).await;
+    assert!(between(&page, "<table id=\"recent\">", "</table>").contains("none"), "another's faults are not its own");
     assert!(between(&page, "id=\"whose\"", "</span>").contains("tenant shop"), "{page}");
     assert!(between(&page, "<table id=\"faults\">", "</table>").contains("none"), "another's refusals are not its own");
     let page = seen(format!("http://{address}/#tenant=nobody"), 3).await;

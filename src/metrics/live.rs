@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::labels::{By, ClientState, Lifecycle, ServerState, Sparse};
-use super::{Durations, Pressure, Snapshot, TenantNumbers, TenantSnapshot, UpstreamSnapshot};
+use super::{Durations, Pressure, RecentFault, Snapshot, TenantNumbers, TenantSnapshot, UpstreamSnapshot};
 
 /// How many tenants of each ranking are told.
 pub const RANKED: usize = 50;
@@ -22,6 +22,7 @@ struct Page<'a> {
     /// How many tenants there are.
     tenant_count: usize,
     tenants: Vec<Tenant<'a>>,
+    recent_faults: Vec<&'a RecentFault>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +84,7 @@ impl Snapshot {
             all: numbers(&sum),
             tenant_count: self.tenants.len(),
             tenants: if one.is_some() { Vec::new() } else { self.ranked() },
+            recent_faults: self.recent_faults.iter().filter(|told| tenant.is_none() || told.tenant.as_deref() == tenant).collect(),
         };
         // Every key is text and every number finite, so that there is nothing to fail.
         Some(serde_json::to_string(&page).unwrap_or_default())

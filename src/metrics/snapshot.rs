@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::labels::{By, ConnectOutcome, Lifecycle, ServerState};
 use super::process::Usage;
 use super::tenant::TenantNumbers;
-use super::{ApiSnapshot, Durations, Pressure, UpstreamNumbers};
+use super::{ApiSnapshot, Durations, Pressure, RecentFault, UpstreamNumbers};
 
 /// What the caller knows of the process.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +77,8 @@ pub struct Snapshot {
     pub upstreams: Vec<UpstreamSnapshot>,
     /// SQL over HTTP.
     pub api: ApiSnapshot,
+    /// The faults that clients were told last, the newest first.
+    pub recent_faults: Vec<RecentFault>,
     /// What happened in tenants while they had no series of their own in `/metrics`; none while all have one.
     #[serde(skip)]
     pub(super) others: Option<TenantNumbers>,

@@ -23,8 +23,8 @@ use super::relay::{First, Relay};
 use super::watch::{Signal, Watch};
 use super::worker::Worker;
 use crate::fault::{Fault, Whose};
-use crate::metrics::CancelCause;
-use crate::net::{Io, now};
+use crate::metrics::{CancelCause, Party};
+use crate::net::{Io, now, since_1970};
 use crate::pool::ledger::{Claim, Presence};
 use crate::pool::switchboard::Subscription;
 use crate::pool::{Attempt, Lease, Unavailable, Wait, with_scratch};
@@ -488,7 +488,11 @@ impl Client {
     }
 
     pub(super) fn count(&self, fault: &Fault) {
-        self.watch.tenant.borrow().numbers.refused[fault.number()].add(1);
+        let (tenant, key) = (self.watch.tenant.borrow(), &self.watch.pool.key);
+        tenant.numbers.refused[fault.number()].add(1);
+        let (user, database) = (String::from_utf8_lossy(&key.user), String::from_utf8_lossy(&key.database));
+        let party = Party { tenant: Some(&tenant.name), user: Some(&user), database: Some(&database) };
+        self.worker.house.metrics.recent.note(fault.label(), since_1970(), party, self.watch.peer);
     }
 
     /// What comes after a lease: false where the session is over.

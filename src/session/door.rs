@@ -65,7 +65,7 @@ impl Door {
 /// is cancelled.
 pub fn let_in(side: Side, startup: Startup, first: Vec<u8>, peer: Peer, worker: &Rc<Worker>) -> Io {
     let (inner, outer) = tokio::io::duplex(PIPE);
-    let hello = Hello { io: Io::from(inner), startup, rest: first, certificate: None, door: Door::Side(side) };
+    let hello = Hello { io: Io::from(inner), startup, rest: first, certificate: None, door: Door::Side(side), tenant: None };
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let began = now();

@@ -38,6 +38,8 @@ pub struct Hello {
     pub certificate: Option<std::sync::Arc<Certificate>>,
     /// By which door it came.
     pub door: Door,
+    /// The tenant that it was found to be of, where it is turned away nevertheless.
+    pub tenant: Option<String>,
 }
 
 /// Greets one connection.
@@ -98,7 +100,14 @@ pub async fn greet(mut io: Io, worker: &Rc<Worker>) -> Greeted {
                 if required && certificate.is_none() && !matches!(io, Io::Unix(_) | Io::Duplex(_)) {
                     return Greeted::Refused(io, Fault::TlsRequired);
                 }
-                return Greeted::Client(Box::new(Hello { io, startup, rest: buffer.to_vec(), certificate, door: Door::Front }));
+                return Greeted::Client(Box::new(Hello {
+                    io,
+                    startup,
+                    rest: buffer.to_vec(),
+                    certificate,
+                    door: Door::Front,
+                    tenant: None,
+                }));
             }
             Err(bad) => return Greeted::Refused(io, Fault::BadPacket(bad)),
         }

@@ -142,10 +142,15 @@ impl Inspector {
     /// The reason for which running this text would keep the server connection, where that is to be allowed first.
     #[inline]
     pub fn guarded_pin(&self, text: &[u8], whole: bool) -> Option<PinReason> {
+        // What is executed may follow its client: that is for whoever knows the client's statements to say.
+        if self.guards { self.guarded(sql::session_state(text).but_executing(), text, whole) } else { None }
+    }
+
+    /// The same, of a text with these effects.
+    pub fn guarded(&self, effects: Effects, text: &[u8], whole: bool) -> Option<PinReason> {
         if !self.guards {
             return None;
         }
-        let effects = sql::session_state(text);
         let follows = effects.changes_settings() && whole && !sql::settings(text).is_unknown;
         effects.pins().find(|reason| match reason {
             PinReason::Setting => !follows,
@@ -256,6 +261,16 @@ impl Inspector {
         self.statement(text, true);
     }
 
+    /// Whether the unnamed statement that was just parsed can be parsed again elsewhere.
+    pub fn can_recall(&self) -> bool {
+        self.unnamed == Unnamed::Here
+    }
+
+    /// The unnamed statement was refused: there is none.
+    pub fn refused_unnamed(&mut self) {
+        self.forget_unnamed();
+    }
+
     /// Whether the unnamed statement is on this server and nobody need remember a long one.
     pub fn has_bound_unnamed(&self) -> bool {
         self.unnamed == Unnamed::Bound
@@ -329,7 +344,7 @@ impl Inspector {
                 }
                 self.forget_unnamed();
                 let effects = self.statement(text, whole);
-                return !(self.renames && (effects.deallocates() || effects.lists_statements()));
+                return !(self.renames && effects.mentions_statements());
             }
             b'P' => return self.parse(body, whole),
             b'B' => return self.bind(body, whole),
@@ -358,7 +373,7 @@ impl Inspector {
             self.remember = Some(Remember::Nothing);
             self.unnamed = if whole && body.len() <= UNNAMED { Unnamed::Here } else { Unnamed::Parsed };
             let effects = self.statement(text, whole);
-            return !(self.renames && (effects.deallocates() || effects.lists_statements()));
+            return !(self.renames && effects.mentions_statements());
         }
         if self.renames {
             return false;
@@ -423,14 +438,15 @@ impl Inspector {
         }
     }
 
-    /// What a statement's text says it may leave behind; one that is not all here may leave anything.
+    /// What a statement's text says it may leave behind; one that is not all here may leave anything. Where it executes others, whoever knows them says so.
     #[inline]
     fn statement(&mut self, text: &[u8], whole: bool) -> Effects {
         let effects = sql::session_state(text);
         if !whole {
             self.dirty = true;
         }
-        if !effects.is_empty() || self.functions.is_some() {
+        let is_told_later = self.renames && effects.executes();
+        if !is_told_later && (!effects.is_empty() || self.functions.is_some()) {
             self.expect(effects, text, whole);
         }
         effects

@@ -103,7 +103,10 @@ pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: I
     match &outcome {
         Ok(_) if !is_login => {}
         Ok(_) => tenant.numbers.login.observe(now().saturating_duration_since(began)),
-        Err(Failed::With(fault)) => tenant.numbers.refused[fault.number()].add(1),
+        Err(Failed::With(fault)) => {
+            tenant.numbers.refused[fault.number()].add(1);
+            hello.tenant = Some(tenant.name.clone());
+        }
         Err(Failed::Gone) => {}
     }
     outcome

@@ -23,6 +23,7 @@ mod phase;
 mod pins;
 mod relay;
 mod rewrite;
+mod said;
 mod secrets;
 mod statements;
 mod telling;
@@ -42,7 +43,8 @@ use greeting::{Greeted, Hello};
 use login::{Failed, LoggedIn};
 
 use crate::fault::Fault;
-use crate::net::{Io, Peer, now};
+use crate::metrics::Party;
+use crate::net::{Io, Peer, now, since_1970};
 use crate::wire::startup::Startup;
 
 pub use census::{ClientEntry, Protection, Victims};
@@ -92,7 +94,7 @@ async fn enter(door: Door, io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Cli
         Greeted::Client(hello) => hello,
         Greeted::Done => return None,
         Greeted::Refused(io, fault) => {
-            turn_away(io, (peer, None), worker, &fault).await;
+            turn_away(io, (peer, None, None), worker, &fault).await;
             return None;
         }
     };
@@ -116,7 +118,7 @@ async fn settle(mut hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, (began, 
             Some(Client::new(LoggedIn { io: hello.io, watch, slot, settings, rest: hello.rest, admitted }, worker))
         }
         Err(Failed::With(fault)) => {
-            turn_away(hello.io, (peer, Some(&hello.startup)), worker, &fault).await;
+            turn_away(hello.io, (peer, Some(&hello.startup), hello.tenant.as_deref()), worker, &fault).await;
             None
         }
         Err(Failed::Gone) => None,
@@ -135,7 +137,7 @@ async fn receive_visitor(hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, out
                 Err(error) => tracing::debug!(%error, "a visitor of the admin database was lost"),
             }
         }
-        Err(Failed::With(fault)) => turn_away(io, (peer, Some(&startup)), worker, &fault).await,
+        Err(Failed::With(fault)) => turn_away(io, (peer, Some(&startup), None), worker, &fault).await,
         Err(Failed::Gone) => {}
     }
 }
@@ -147,12 +149,14 @@ const NO_LIMIT: Duration = Duration::from_hours(24);
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Tells a client why it does not come in. One of a kind a second has a line of its own in the log; the sweep tells how many more there were.
-async fn turn_away(mut io: Io, (peer, startup): (Peer, Option<&Startup>), worker: &Rc<Worker>, fault: &Fault) {
+async fn turn_away(mut io: Io, (peer, startup, tenant): (Peer, Option<&Startup>, Option<&str>), worker: &Rc<Worker>, fault: &Fault) {
+    let text = |name: fn(&Startup) -> &[u8]| startup.map(|startup| String::from_utf8_lossy(name(startup)));
+    let (user, database) = (text(|startup| &startup.user), text(|startup| &startup.database));
+    let party = Party { tenant, user: user.as_deref(), database: database.as_deref() };
     if worker.turned_away.is_first(fault.number(), now()) {
-        let text = |name: fn(&Startup) -> &[u8]| startup.map(|startup| String::from_utf8_lossy(name(startup)).into_owned());
-        let (user, database) = (text(|startup| &startup.user), text(|startup| &startup.database));
-        tracing::info!(client = %peer, user, database, fault = fault.label(), "a client is turned away");
+        tracing::info!(tenant, client = %peer, user = user.as_deref(), database = database.as_deref(), fault = fault.label(), "a client is turned away");
     }
+    worker.house.metrics.recent.note(fault.label(), since_1970(), party, peer);
     let mut out = BytesMut::new();
     fault.say(&mut out, false);
     let said = worker.clock.within(LAST_WORD, async {

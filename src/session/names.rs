@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::statements::Notes;
 use crate::upstream::Statement;
+use crate::wire::sql::{self, Effects, Mention};
 
 /// PostgreSQL compares names of statements up to this length, in bytes.
 pub(super) const NAME_LENGTH: usize = 63;
@@ -71,6 +72,17 @@ impl Names {
 
     pub(super) fn mention(&self, id: u64) -> bool {
         self.0.as_ref().is_some_and(|named| named.by_name.values().any(|statement| statement.id() == id))
+    }
+
+    /// What a text may leave behind that executes statements: where all are the client's own, those follow it.
+    pub fn effects_of(&self, effects: Effects, text: &[u8]) -> Effects {
+        let is_own = |mention: &Mention| !matches!(mention, Mention::Runs(name) if !self.has(name));
+        if effects.executes() && sql::spoken(text).iter().all(|(_, mention)| is_own(mention)) { effects.but_executing() } else { effects }
+    }
+
+    /// The client's names and what they mean, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.0.iter().flat_map(|named| named.by_name.iter().map(|(name, statement)| (&**name, statement)))
     }
 
     /// The client's name for a statement.

@@ -207,7 +207,7 @@ impl Relay<'_> {
     }
 }
 
-/// Whether a client may come to keep its server connection; its place among those who do, unless it has one.
+/// Whether a client may come to keep its server connection; its place among those who do, unless it has one. Whoever refuses it has that counted.
 pub fn may_pin(watch: &Watch, slot: &mut Option<Box<PinSlot>>, reason: PinReason, digest: u64) -> Result<(), Fault> {
     let tenant = watch.tenant.borrow();
     if slot.is_none() && !watch.strict {
@@ -222,7 +222,6 @@ pub fn may_pin(watch: &Watch, slot: &mut Option<Box<PinSlot>>, reason: PinReason
         let whose = Whose { tenant: tenant.name.clone(), upstream: watch.pool.upstream.name.clone() };
         Fault::TooManyPinned { whose, limit: tenant.max_pinned, reason: reason.name() }
     };
-    tenant.numbers.refused[fault.number()].add(1);
     Err(fault)
 }
 

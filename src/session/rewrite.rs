@@ -1,6 +1,5 @@
-//! A lease whose client uses prepared statements: its messages are rewritten for the server, and the server's answers for it.
-//!
-//! What is rewritten goes into one buffer of the worker's and out in one send. Answers pass untouched unless a note is open. Checklist D2-D9.
+//! A lease whose client uses prepared statements: its messages are rewritten for the server, and the server's answers for it (checklist D2-D9).
+//! What is rewritten goes into one buffer of the worker's and out in one send. Answers pass untouched unless a note is open.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,15 +10,16 @@ use super::inspect::{Remember, Verdict};
 use super::names::Names;
 use super::pins::may_pin;
 use super::relay::Relay;
+use super::said::{begins_stale, drops_statements, read_error, with_own_name};
 use super::statements::{Clerk, Notes, Piece, Rewritten};
 use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Pool;
-use crate::upstream::{Answer, Owed, Prepared, SERVER_NAME, State, note_reported};
+use crate::upstream::{Answer, Owed, Prepared, State, note_reported};
+use crate::wire::Status;
 use crate::wire::message::{self, Fields};
 use crate::wire::scan::Side;
-use crate::wire::sql;
-use crate::wire::{Status, sqlstate};
+use crate::wire::sql::{self, Effects, Mention};
 
 /// The longest batch that is kept for a second try, in bytes.
 const RETRY: usize = 8 << 10;
@@ -35,6 +35,7 @@ thread_local! {
 }
 
 /// What is changed in the messages of one lease.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
 #[derive(Debug, Default)]
 pub struct Edit {
     notes: Notes,
@@ -48,16 +49,27 @@ pub struct Edit {
     healing: bool,
     /// That was done once: a second failure is the client's.
     healed: bool,
+    /// What is healing has not failed, but waits for what it speaks of to be prepared.
+    prepares: bool,
+    /// That is done, for the message that is rewritten now.
+    has_prepared: bool,
+    /// The message that is rewritten now is one of those that wait ..
+    puts_off: bool,
+    /// .. until everything before them is answered.
+    later: Vec<u8>,
 }
 
 impl Edit {
     #[inline]
     fn is_needed(&self) -> bool {
-        !self.notes.is_empty() || !self.retry.is_empty() || !self.carry.is_empty() || self.dropping
+        !self.notes.is_empty() || !self.retry.is_empty() || !self.carry.is_empty() || self.dropping || !self.later.is_empty()
     }
 
     /// Whether the client is to see a frame as it is; what it is to see instead is written.
     fn shows(&mut self, answer: Answer, body: &[u8], out: &mut Vec<u8>) -> bool {
+        if self.prepares && answer == Answer::Fails {
+            self.give_up();
+        }
         match answer {
             Answer::Ends => self.notes.ended(),
             Answer::Fails if !self.healing => match self.notes.replacement(Fields::new(body)) {
@@ -69,6 +81,13 @@ impl Edit {
             },
             Answer::Passes | Answer::Fails => true,
         }
+    }
+
+    /// An error that speaks of what the client has not said, in its words.
+    #[cold]
+    fn in_own_words(&self, body: &[u8], owed: &Owed, names: &Names, prepared: &Prepared) -> Option<Vec<u8>> {
+        let ready = owed.batch().wrapping_sub(owed.readies().into()).wrapping_add(1);
+        self.notes.undone(ready, body).or_else(|| with_own_name(body, names, prepared))
     }
 
     /// The batch that might be run again is not the last any more.
@@ -83,17 +102,20 @@ impl Edit {
         }
     }
 
+    /// What a message speaks of could not be prepared: it has failed with that.
+    #[cold]
+    fn give_up(&mut self) {
+        (self.prepares, self.healing) = (false, false);
+        self.later = message::first(&self.retry).map_or_else(Vec::new, |(_, rest)| rest.to_vec());
+        self.retry.clear();
+    }
+
     fn empty(&mut self) {
         self.carry.clear();
         self.retry.clear();
-        (self.dropping, self.healing, self.healed) = (false, false, false);
+        self.later.clear();
+        (self.dropping, self.healing, self.healed, self.prepares, self.puts_off) = (false, false, false, false, false);
     }
-}
-
-/// Whether a command's tag says that the session has no prepared statement any more.
-#[inline]
-pub fn drops_statements(tag: &[u8]) -> bool {
-    tag.first() == Some(&b'D') && matches!(tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0")
 }
 
 /// The server has dropped all prepared statements that it had when the last unanswered command was sent.
@@ -103,65 +125,6 @@ pub fn forget_statements(edit: Option<&Edit>, names: &mut Names, prepared: &mut 
     let notes = edit.map_or(&none, |edit| &edit.notes);
     names.clear(notes);
     prepared.clear_but(|id| notes.prepares(id));
-}
-
-/// An error of the server's: whether it ends the session. One that shows that a statement is not what it was has all prepared anew (D9), and one that says
-/// that the server is read-only is noted.
-#[cold]
-pub fn read_error(body: &[u8], prepared: &mut Prepared, refused_a_write: &mut bool) -> bool {
-    let fields = Fields::new(body);
-    *refused_a_write |= fields.sqlstate() == Some(sqlstate::READ_ONLY_SQL_TRANSACTION.as_bytes());
-    if is_stale(fields) {
-        prepared.doom_all(|_| false);
-    }
-    fields.is_fatal()
-}
-
-/// The same error, where it names a statement of the client's by the name that it has on the server.
-#[cold]
-pub fn with_own_name(body: &[u8], names: &Names, prepared: &Prepared) -> Option<Vec<u8>> {
-    let message = Fields::new(body).field(b'M')?;
-    let begin = memchr::memmem::find(message, SERVER_NAME)?;
-    let digits = message[begin + SERVER_NAME.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let end = begin + SERVER_NAME.len() + digits;
-    let own = names.name_of(prepared.named(&message[begin..end])?)?;
-    let mut renamed = vec![b'E', 0, 0, 0, 0];
-    for (code, text) in Fields::new(body).iter() {
-        renamed.push(code);
-        if code == b'M' {
-            renamed.extend([&message[..begin], own, &message[end..]].concat());
-        } else {
-            renamed.extend_from_slice(text);
-        }
-        renamed.push(0);
-    }
-    renamed.push(0);
-    let length = u32::try_from(renamed.len() - 1).unwrap_or(u32::MAX).to_be_bytes();
-    renamed[1..5].copy_from_slice(&length);
-    Some(renamed)
-}
-
-/// The bytes with some ranges of them, which are in order, replaced.
-#[cold]
-pub fn patched(bytes: &[u8], patches: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    for (start, end, patch) in patches {
-        out.extend_from_slice(&bytes[at..*start]);
-        out.extend_from_slice(patch);
-        at = *end;
-    }
-    out.extend_from_slice(&bytes[at..]);
-    out
-}
-
-/// A plan that does not fit its tables any more, or a statement of ours that somebody has dropped.
-fn is_stale(fields: Fields<'_>) -> bool {
-    let of_ours = |text: &[u8]| memchr::memmem::find(text, SERVER_NAME).is_some();
-    match fields.sqlstate() {
-        Some(code) if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes() => fields.field(b'R') == Some(b"RevalidateCachedQuery"),
-        Some(code) if code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => fields.field(b'M').is_some_and(of_ours),
-        _ => false,
-    }
 }
 
 /// What of a batch would be run again if its first message at the server failed: all behind its Parses, which were answered here. `None` where more than one thing
@@ -241,7 +204,9 @@ impl Relay<'_> {
             self.say_due()?;
             ending
         })?;
-        if let Some(edit) = &mut self.edit
+        if let Some(edit) = self.edit.as_deref_mut().filter(|edit| edit.prepares) {
+            (edit.retry, edit.healing) = (std::mem::take(&mut edit.later), true);
+        } else if let Some(edit) = &mut self.edit
             && is_fresh
             && edit.notes.is_empty()
             && !edit.healed
@@ -260,6 +225,11 @@ impl Relay<'_> {
             out.extend_from_slice(&rest[..plain]);
             rest = &rest[plain..];
             let done = self.rewrite_one(rest, out)?;
+            if let Some(edit) = self.edit.as_deref_mut().filter(|edit| edit.puts_off) {
+                edit.puts_off = false;
+                edit.later = rest.to_vec();
+                return Ok(());
+            }
             rest = &rest[done..];
             match self.inspect(rest)? {
                 Verdict::Rewrite(count) => plain = count,
@@ -335,6 +305,7 @@ impl Relay<'_> {
             settings: &self.client.settings,
             bound: pool.upstream.times.load().prepared_bytes,
             tells_all: self.inspector.looks_for_calls(),
+            has_prepared: edit.has_prepared,
             out,
         });
     }
@@ -354,17 +325,22 @@ impl Relay<'_> {
             settings: &self.client.settings,
             bound: pool.upstream.times.load().prepared_bytes,
             tells_all: self.inspector.looks_for_calls(),
+            has_prepared: edit.has_prepared,
             out,
         };
         let body = piece.bytes.get(5..).unwrap_or_default();
         let is_whole = piece.bytes.len() == total;
         let text = clerk.text_of(kind, body, &self.client.unnamed);
         if !clerk.is_out_of_turn()
-            && let Some(reason) = self.inspector.guarded_pin(text, is_whole)
+            && let Some(reason) = self.inspector.guarded(clerk.names.effects_of(sql::session_state(text), text), text, is_whole)
         {
             let digest = sql::digest(text);
             if let Err(fault) = may_pin(&self.client.watch, &mut self.client.pin_slot, reason, digest) {
                 clerk.refuse(kind, &fault);
+                if kind == b'P' && body.first() == Some(&0) {
+                    self.inspector.refused_unnamed();
+                }
+                self.client.count(&fault);
                 self.inspector.stream_rest(total - piece.bytes.len());
                 return Ok(piece.bytes.len());
             }
@@ -378,12 +354,24 @@ impl Relay<'_> {
         }
         match clerk.rewrite(kind, piece, &self.client.unnamed) {
             Rewritten::AsItIs => {}
-            Rewritten::Runs(statement) => self.inspector.expect(statement.effects(), statement.text(), true),
+            Rewritten::Runs(statement) => self.runs(statement.effects(), statement.text(), true),
             Rewritten::OnlyHere => self.inspector.hold_statement(),
             Rewritten::UnnamedAgain => {
-                let unnamed = &self.client.unnamed;
-                self.inspector.restored(&unnamed[..memchr::memchr(0, unnamed).unwrap_or(0)]);
+                let unnamed = self.client.unnamed.clone();
+                let text = &unnamed[..memchr::memchr(0, &unnamed).unwrap_or(0)];
+                self.inspector.restored(text);
+                self.runs_others(sql::session_state(text), text, true);
             }
+            Rewritten::Speaks => {
+                let text = if kind == b'Q' { message::query(body) } else { message::parse(body).map(|(_, text)| text) }.unwrap_or(body);
+                self.runs_others(sql::session_state(text), text, is_whole);
+                if kind == b'P' && is_whole && self.inspector.can_recall() {
+                    self.client.unnamed = body[1..].to_vec();
+                    self.inspector.recall();
+                }
+            }
+            Rewritten::Prepares => (edit.prepares, edit.puts_off) = (true, true),
+            Rewritten::Later => edit.puts_off = true,
             Rewritten::NameTooLong => {
                 let what = "a prepared statement or portal with a name of many kilobytes";
                 return Err(Stop::fault(Fault::Unsupported(what)));
@@ -391,6 +379,29 @@ impl Relay<'_> {
         }
         self.inspector.stream_rest(total - piece.bytes.len());
         Ok(piece.bytes.len())
+    }
+
+    /// A text that executes others is going to be run: what it is to leave was not noted yet.
+    fn runs_others(&mut self, effects: Effects, text: &[u8], whole: bool) {
+        if effects.executes() {
+            self.runs(effects, text, whole);
+        }
+    }
+
+    /// A text with these effects is going to be run, and what it executes with it.
+    fn runs(&mut self, effects: Effects, text: &[u8], whole: bool) {
+        if !effects.executes() {
+            return self.inspector.expect(effects, text, whole);
+        }
+        let names = &self.client.names;
+        self.inspector.expect(names.effects_of(effects, text), text, whole);
+        for (_, mention) in sql::spoken(text) {
+            if let Mention::Runs(name) = mention
+                && let Some(statement) = names.find(&name)
+            {
+                self.inspector.expect(statement.effects(), statement.text(), true);
+            }
+        }
     }
 
     /// Says what is the proxy's to say and has its turn now.
@@ -415,7 +426,7 @@ impl Relay<'_> {
     /// Whether nothing is to be read from the client now: a batch that has failed is going to be run again, or so many of its messages wait for an answer.
     #[inline]
     pub(super) fn must_wait(&self) -> bool {
-        self.edit.as_ref().is_some_and(|edit| edit.healing || edit.notes.is_full())
+        self.edit.as_ref().is_some_and(|edit| edit.healing || !edit.later.is_empty() || edit.notes.is_full())
     }
 
     fn is_full(&self) -> bool {
@@ -456,9 +467,19 @@ impl Relay<'_> {
         }
         match self.edit.as_deref_mut() {
             Some(edit) if edit.healing => {
-                (edit.healing, edit.healed) = (false, true);
+                edit.has_prepared = std::mem::take(&mut edit.prepares);
+                edit.healed |= !edit.has_prepared;
+                edit.healing = false;
                 let batch = std::mem::take(&mut edit.retry);
                 self.run_again(&batch).map(|()| false)
+            }
+            Some(edit) if !edit.later.is_empty() && !self.lease.server().state.owed.owes() => {
+                let later = std::mem::take(&mut edit.later);
+                if self.answered(answered)? {
+                    self.client.held = later;
+                    return Ok(true);
+                }
+                self.forward(&later).map(|()| false)
             }
             _ => self.answered(answered),
         }
@@ -494,7 +515,7 @@ impl Relay<'_> {
                     if frame.status == b'I' && self.inspector.defines() {
                         self.client.watch.pool.functions.changed();
                     }
-                    edit.notes.ready();
+                    edit.notes.ready(owed.batch().wrapping_sub(owed.readies().into()));
                 }
                 b'C' if frame.body == b"DEALLOCATE\0" => edit.notes.deallocated(&mut self.client.names),
                 b'C' if drops_statements(frame.body) => forget_statements(Some(edit), &mut self.client.names, prepared),
@@ -510,7 +531,7 @@ impl Relay<'_> {
                     self.is_straight = false;
                     self.inspector.undone();
                     if is_shown && !edit.healing && frame.is_whole() {
-                        let renamed = with_own_name(frame.body, &self.client.names, prepared);
+                        let renamed = edit.in_own_words(frame.body, owed, &self.client.names, prepared);
                         is_shown = renamed.is_none();
                         out.extend_from_slice(&renamed.unwrap_or_default());
                     }
@@ -547,10 +568,14 @@ impl Relay<'_> {
         edit.healing = true;
     }
 
-    /// The batch had no effect but to show that its statement is not what it was: prepared anew, it is run once more.
+    /// The batch had no effect but to show that its statement is not what it was, or has had none yet: with what it needs, it is run once more.
     #[cold]
     fn run_again(&mut self, batch: &[u8]) -> Result<(), Stop> {
-        self.forward(batch)
+        let sent = self.forward(batch);
+        if let Some(edit) = self.edit.as_deref_mut() {
+            edit.has_prepared = false;
+        }
+        sent
     }
 
     /// What was only done as if it would succeed is taken back.
@@ -572,16 +597,4 @@ impl Relay<'_> {
             }
         });
     }
-}
-
-/// Whether these bytes begin with the error of a stale statement, whole, perhaps behind a description of its parameters.
-fn begins_stale(mut bytes: &[u8]) -> bool {
-    while let Some((message, rest)) = message::first(bytes) {
-        match message {
-            [b't', ..] => bytes = rest,
-            [b'E', _, _, _, _, fields @ ..] => return is_stale(Fields::new(fields)),
-            _ => return false,
-        }
-    }
-    false
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::names::{Names, key};
+use super::said::Moves;
 use crate::fault::Fault;
-use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements, Written};
+use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
 use crate::wire::message::Fields;
 use crate::wire::sql;
 use crate::wire::{Status, message, say, sqlstate};
@@ -68,8 +69,10 @@ impl Note {
 #[derive(Debug, Default)]
 pub struct Notes {
     open: VecDeque<Note>,
-    /// A name that is the client's until the server says that it has dropped a statement.
-    deallocating: Option<Box<[u8]>>,
+    /// Names that are the client's until the server says that it has dropped a statement, in the order in which it will; not of statements that only it knows.
+    deallocating: VecDeque<Option<Box<[u8]>>>,
+    /// What the server has been told in place of texts, each with the number of the ReadyForQuery that ends what it is about.
+    moves: VecDeque<(u64, Moves)>,
 }
 
 impl Notes {
@@ -81,7 +84,7 @@ impl Notes {
     /// Whether the server's answers can pass as they come.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.deallocating.is_none()
+        self.open.is_empty() && self.deallocating.is_empty() && self.moves.is_empty()
     }
 
     /// Whether so many are open that nothing more is to be read from the client.
@@ -91,14 +94,22 @@ impl Notes {
 
     /// The server has dropped one statement.
     pub fn deallocated(&mut self, names: &mut Names) {
-        if let Some(name) = self.deallocating.take() {
+        if let Some(name) = self.deallocating.pop_front().flatten() {
             names.set(name, None);
         }
     }
 
-    /// The server has said that it is ready: nothing is open any more.
-    pub fn ready(&mut self) {
-        self.deallocating = None;
+    /// The server has said that it is ready, so many times in all: what it was to drop before that it has dropped or never will.
+    pub fn ready(&mut self, times: u64) {
+        self.deallocating.clear();
+        while self.moves.front().is_some_and(|(ready, _)| *ready <= times) {
+            self.moves.pop_front();
+        }
+    }
+
+    /// An error that comes before the server is ready for this time, where it speaks of a text that was not the client's: in the client's words.
+    pub fn undone(&self, ready: u64, error: &[u8]) -> Option<Vec<u8>> {
+        self.moves.iter().filter(|(noted, _)| *noted == ready).find_map(|(_, moves)| moves.undone(error))
     }
 
     /// The oldest noted message has come to its end: whether the client is to see that.
@@ -173,6 +184,8 @@ pub struct Clerk<'a> {
     pub settings: &'a Settings,
     /// What the statements on the server may take, in bytes.
     pub bound: usize,
+    /// What this message speaks of was prepared for it just now.
+    pub has_prepared: bool,
     /// Whether it is told also which statement is run that has no effects.
     pub tells_all: bool,
     /// The bytes for the server.
@@ -199,6 +212,12 @@ pub enum Rewritten {
     OnlyHere,
     /// The client's unnamed statement was put on this server again.
     UnnamedAgain,
+    /// It speaks of statements, and may run some.
+    Speaks,
+    /// The statements that it speaks of are prepared first, and nothing else is sent: it is to be rewritten again once that is answered.
+    Prepares,
+    /// Nothing was sent: it is to be rewritten again once everything is answered.
+    Later,
     /// Its names go on beyond what is here: it cannot be sent on.
     NameTooLong,
 }
@@ -216,11 +235,13 @@ impl Clerk<'_> {
         match (kind, body) {
             (b'Q', _) | (b'P', [0, ..]) => {
                 let text = if kind == b'Q' { message::query(body) } else { message::parse(body).map(|(_, text)| text) };
-                match text.ok().and_then(sql::deallocated).filter(|name| self.names.has(name)) {
-                    Some(name) => self.deallocate(kind, &name),
-                    None => self.hide_statements(piece),
+                match text {
+                    Ok(text) if piece.bytes.len() == piece.total => self.speak(kind, piece, text),
+                    _ => {
+                        self.hide_statements(piece);
+                        Rewritten::Speaks
+                    }
                 }
-                Rewritten::AsItIs
             }
             (b'P', _) => match self.parse(piece) {
                 Some(true) => Rewritten::AsItIs,
@@ -294,7 +315,7 @@ impl Clerk<'_> {
         };
         if self.names.has(name) {
             // The server says so itself, of a name that it knows, unless it finds another fault first.
-            let taken = self.take_name();
+            let taken = self.take_name().written();
             self.parse_as(&taken, definition);
             self.note(Note::new(Show::Exists(name.into()), Server::Untouched));
             return Some(true);
@@ -329,7 +350,7 @@ impl Clerk<'_> {
     fn parse_long(&mut self, piece: Piece<'_>) -> Option<()> {
         let name = message::describe(piece.bytes.get(4..)?).ok()?.1;
         if self.names.has(name) {
-            let taken = self.take_name();
+            let taken = self.take_name().written();
             self.rename(piece, 5, name, &taken);
             self.note(Note::new(Show::Exists(name.into()), Server::Untouched));
             return Some(());
@@ -359,10 +380,14 @@ impl Clerk<'_> {
             self.owed.sent(kind);
             return Some(Rewritten::AsItIs);
         };
-        if statement.effects().lists_statements() {
-            self.close_others();
-        }
-        let server_name = self.name_here(&statement);
+        let server_name = match self.spoken(statement.definition(), statement.effects()) {
+            Some(instead) => {
+                let once = self.name_once(&instead);
+                self.prepared.doom_again(once);
+                once
+            }
+            None => self.name_here(&statement),
+        };
         self.rename(piece, at, name, &server_name.written());
         self.owed.sent(kind);
         Some(if statement.effects().is_empty() && !self.tells_all { Rewritten::AsItIs } else { Rewritten::Runs(statement) })
@@ -379,7 +404,9 @@ impl Clerk<'_> {
 
     /// The unnamed statement is to be there: a Parse of the client's, of an earlier transaction.
     fn parse_unnamed(&mut self, definition: &[u8]) {
-        self.parse_as(b"", definition);
+        let text = definition.get(..memchr::memchr(0, definition).unwrap_or(0)).unwrap_or_default();
+        let instead = self.spoken(definition, sql::session_state(text));
+        self.parse_as(b"", instead.as_deref().unwrap_or(definition));
         self.note(Note::new(Show::Swallow, Server::Untouched));
     }
 
@@ -425,10 +452,10 @@ impl Clerk<'_> {
     /// that would.
     fn deallocate(&mut self, kind: u8, name: &[u8]) {
         let is_aborted = self.owed.status() == Status::Failed && self.owed.readies() == 0;
-        let text = [b"DEALLOCATE ", &self.take_name()[..]].concat();
+        let text = [b"DEALLOCATE ", &self.take_name().written()[..]].concat();
         if is_aborted {
             // It will fail, unless its own batch has ended the transaction.
-            self.notes.deallocating = Some(name.into());
+            self.notes.deallocating.push_back(Some(name.into()));
         } else if let Some(note) = self.notes.open.back_mut() {
             note.name = Some((name.into(), self.names.set(name.into(), None)));
         }
@@ -444,14 +471,19 @@ impl Clerk<'_> {
     }
 
     /// A name that is taken on this server, by a statement that does nothing: that can be prepared even in a transaction that has failed.
-    fn take_name(&mut self) -> Written {
+    fn take_name(&mut self) -> ServerName {
+        let name = self.name_once(&[0, 0, 0]);
+        self.prepared.doom_again(name);
+        name
+    }
+
+    /// The name of a statement that is prepared for one message. Who calls it has it closed after that.
+    fn name_once(&mut self, definition: &[u8]) -> ServerName {
         let name = self.prepared.next_name();
         self.close_doomed();
-        let written = name.written();
-        self.parse_as(&written, &[0, 0, 0]);
+        self.parse_as(&name.written(), definition);
         self.note(Note::new(Show::Swallow, Server::Untouched));
-        self.prepared.doom_again(name);
-        written
+        name
     }
 
     /// The name of a statement on this server, where it is prepared first if it is not there.
@@ -519,5 +551,6 @@ fn is_unnamed(kind: u8, body: &[u8]) -> bool {
     if kind == b'B' { matches!(message::bind(body), Ok((_, []))) } else { body.starts_with(b"S\0") }
 }
 
+mod spoken;
 #[cfg(test)]
 mod tests;

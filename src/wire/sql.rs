@@ -10,6 +10,7 @@ mod deadline;
 mod reader;
 mod routine;
 mod settings;
+mod spoken;
 mod tokens;
 mod words;
 
@@ -21,6 +22,7 @@ use std::ops::Range;
 pub use deadline::{NEUTRAL, Term, Terms, comment, terms};
 pub use routine::{Traces, mentions, routine};
 pub use settings::{Touched, settings};
+pub use spoken::{Mention, spoken};
 
 use reader::Reader;
 use tokens::{Backslash, Token, Tokens};
@@ -111,6 +113,7 @@ pub struct Effects {
     resets_settings: bool,
     deallocates: bool,
     lists_statements: bool,
+    executes: bool,
     releases: bool,
     defines: bool,
 }
@@ -131,6 +134,22 @@ impl Effects {
         self.deallocates
     }
 
+    /// EXECUTE of a prepared statement: that is a reason to stay ([`PinReason::Prepare`]) where PREPARE has made it.
+    pub const fn executes(self) -> bool {
+        self.executes
+    }
+
+    /// The same where all that is executed was prepared through the protocol, and follows its client.
+    #[must_use]
+    pub const fn but_executing(self) -> Self {
+        Self { executes: false, ..self }
+    }
+
+    /// Whether the text speaks of prepared statements by name: what it says is not what the server is to be told.
+    pub const fn mentions_statements(self) -> bool {
+        self.deallocates || self.lists_statements || self.executes || self.leaves & PinReason::Prepare.bit() != 0
+    }
+
     /// Whether the text may take back something that the session was left: DROP, UNLISTEN, CLOSE, DEALLOCATE, DISCARD, the release of an advisory lock.
     pub const fn releases(self) -> bool {
         self.releases
@@ -148,7 +167,7 @@ impl Effects {
 
     /// Whether the text may leave this behind.
     pub const fn may_leave(self, reason: PinReason) -> bool {
-        self.leaves & reason.bit() != 0
+        self.leaves & reason.bit() != 0 || self.executes && matches!(reason, PinReason::Prepare)
     }
 
     /// The first reason to keep the client on its server connection.
@@ -194,6 +213,7 @@ impl Effects {
             resets_settings: self.resets_settings || other.resets_settings,
             deallocates: self.deallocates || other.deallocates,
             lists_statements: self.lists_statements || other.lists_statements,
+            executes: self.executes || other.executes,
             releases: self.releases || other.releases,
             defines: self.defines || other.defines,
         }
@@ -246,30 +266,6 @@ pub fn only_ends_transaction(sql: &[u8]) -> bool {
         next = tokens.next();
     }
     next.is_none()
-}
-
-/// The name of the prepared statement that this text drops, where it does nothing else: `DEALLOCATE [PREPARE] name`.
-pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
-    let mut tokens = Tokens::new(sql, Backslash::Plain);
-    matches!(tokens.next()?, Token::Word(word) if word.eq_ignore_ascii_case(b"deallocate")).then_some(())?;
-    let mut token = tokens.next()?;
-    let mut after = tokens.next();
-    if matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"prepare"))
-        && let Some(name @ (Token::Word(_) | Token::Quoted(_))) = after
-    {
-        token = name;
-        after = tokens.next();
-    }
-    while after == Some(Token::Mark(b';')) {
-        after = tokens.next();
-    }
-    match token {
-        _ if after.is_some() => None,
-        Token::Word(word) if word.eq_ignore_ascii_case(b"all") => None,
-        Token::Word(word) => Some(word.to_ascii_lowercase()),
-        Token::Quoted(name) if !name.contains(&b'"') => Some(name.to_vec()),
-        Token::Quoted(_) | Token::Literal | Token::Mark(_) => None,
-    }
 }
 
 /// A name as it is written in a statement, in quotes.

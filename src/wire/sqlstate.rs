@@ -20,6 +20,8 @@ pub const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 pub const INVALID_STATEMENT_NAME: &str = "26000";
 /// A value that the parameter does not take.
 pub const INVALID_PARAMETER_VALUE: &str = "22023";
+/// No table of that name.
+pub const UNDEFINED_TABLE: &str = "42P01";
 /// A prepared statement of that name exists.
 pub const DUPLICATE_STATEMENT_NAME: &str = "42P05";
 /// The user may not log in.

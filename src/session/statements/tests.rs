@@ -44,8 +44,8 @@ impl Postgres {
             b"FAIL" => return Err("22012"),
             b"DEALLOCATE ALL" => self.named.clear(),
             _ => {
-                if let Some(name) = sql::deallocated(text) {
-                    self.named.remove(&name).ok_or("26000")?;
+                if let [(_, sql::Mention::Drops(name))] = &sql::spoken(text)[..] {
+                    self.named.remove(name).ok_or("26000")?;
                     return Ok("DEALLOCATE".to_owned());
                 }
             }
@@ -215,6 +215,7 @@ impl Proxy {
             let mut out = Vec::new();
             let mut clerk = Clerk {
                 tells_all: false,
+                has_prepared: false,
                 names: &mut self.names,
                 notes: &mut self.notes,
                 owed,
@@ -226,7 +227,7 @@ impl Proxy {
             };
             let piece = Piece { bytes: message, total: message.len() };
             let rewritten = clerk.rewrite(message[0], piece, b"");
-            assert!(matches!(rewritten, Rewritten::AsItIs | Rewritten::Runs(_)), "{rewritten:?}");
+            assert!(matches!(rewritten, Rewritten::AsItIs | Rewritten::Runs(_) | Rewritten::Speaks), "{rewritten:?}");
             inbox.extend(cut(&out));
             while owed.take_local() {
                 self.notes.say_local(&mut self.said);
@@ -263,7 +264,7 @@ impl Proxy {
             self.notes.take_back(owed.take_dropped() as usize, &mut self.names, prepared);
         }
         match (frame.kind, frame.body) {
-            (b'Z', _) => self.notes.ready(),
+            (b'Z', _) => self.notes.ready(owed.batch() - u64::from(owed.readies())),
             (b'C', b"DEALLOCATE\0") => self.notes.deallocated(&mut self.names),
             _ => {}
         }

@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
             }
             Word::Listen => self.effects.leave(PinReason::Listen),
             Word::Load => self.effects.leave(PinReason::Load),
-            Word::Execute => self.effects.leave(PinReason::Prepare),
+            Word::Execute => self.effects.executes = true,
             Word::Do | Word::Call => self.effects.is_opaque = true,
             Word::Declare => self.verb = Verb::Declare,
             Word::Explain => self.verb = Verb::Explain,
@@ -230,9 +230,7 @@ impl<'a> Reader<'a> {
             }
             (Word::On, Word::Commit) => return Word::OnCommit,
             (Word::OnCommit, Word::Drop) => self.drops_on_commit = true,
-            (Word::As, Word::Execute) if self.verb == Verb::Create => {
-                self.effects.leave(PinReason::Prepare);
-            }
+            (Word::As, Word::Execute) if self.verb == Verb::Create => self.effects.executes = true,
             (Word::Into, _) if names_temp_schema(token) => self.effects.leave(PinReason::Temp),
             _ => self.follow_verb(token, word),
         }
@@ -245,7 +243,7 @@ impl<'a> Reader<'a> {
             // After FOR comes a query, in which WITH has its other meaning.
             (Verb::Declare, Word::For) => self.verb = Verb::Other,
             // What is explained may be run.
-            (Verb::Explain, Word::Execute) => self.effects.leave(PinReason::Prepare),
+            (Verb::Explain, Word::Execute) => self.effects.executes = true,
             (Verb::Explain, Word::Create) => {
                 self.verb = Verb::Create;
                 self.expect = Expect::Persistence;

@@ -7,7 +7,7 @@ mod statements;
 use proptest::prelude::*;
 use statements::{Row, STATEMENTS};
 
-use super::{Effects, PinReason, deallocated, digest, ends_transaction, session_state};
+use super::{Effects, PinReason, digest, ends_transaction, session_state};
 
 /// What the reader says, in the words of the table.
 fn in_words(effects: Effects) -> String {
@@ -83,13 +83,6 @@ fn d8_what_is_about_prepared_statements_is_told() {
         assert!(session_state(sql.as_bytes()).lists_statements(), "{sql}");
     }
     assert!(!session_state(b"SELECT 'pg_prepared_statements'").lists_statements());
-    let name = |sql: &str| deallocated(sql.as_bytes()).map(|name| String::from_utf8(name).unwrap());
-    assert_eq!(name("DEALLOCATE Abc").as_deref(), Some("abc"));
-    assert_eq!(name("/* x */ deallocate PREPARE \"Abc\" ; ;").as_deref(), Some("Abc"));
-    assert_eq!(name("DEALLOCATE prepare").as_deref(), Some("prepare"));
-    for sql in ["DEALLOCATE ALL", "DEALLOCATE a; SELECT 1", "SELECT 1", "DEALLOCATE", "DEALLOCATE \"a\"\"b\"", "DEALLOCATE 'a'", ""] {
-        assert_eq!(name(sql), None, "{sql}");
-    }
 }
 
 #[test]

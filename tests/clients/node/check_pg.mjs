@@ -79,6 +79,9 @@ const prepared = () => connected(async (client) => {
   for (let n = 0; n < 20; n += 1) {
     equal(await value(client, { name: "add one", text: "SELECT $1::int + 1", values: [n] }), n + 1);
   }
+  equal(await value(client, 'EXECUTE "add one" (41)'), 42);
+  const { rows } = await client.query({ text: "SELECT name, statement FROM pg_prepared_statements", rowMode: "array" });
+  equal(rows, [["add one", "SELECT $1::int + 1"]]);
 });
 
 // More sessions than server connections stay open, each with named queries and settings of its own.

@@ -103,6 +103,10 @@ async def prepared():
         statement = await connection.prepare("SELECT $1::int + 1")
         for number in range(20):
             equal(await statement.fetchval(number), number + 1)
+        plus_two = await connection.prepare("SELECT $1::int + 2", name="plus two")
+        equal(await connection.fetchval('EXECUTE "plus two" (40)'), 42)
+        rows = await connection.fetch("SELECT name, parameter_types::text[] FROM pg_prepared_statements WHERE statement = 'SELECT $1::int + 2'")
+        equal([tuple(row) for row in rows], [(plus_two.get_name(), ["integer"])])
 
 
 async def sessions():

@@ -109,6 +109,10 @@ async def prepared():
         for number in range(20):
             cursor = await connection.execute("SELECT %s::int + 1", (number,), prepare=True)
             equal(await cursor.fetchone(), (number + 1,))
+        cursor = await connection.execute("SELECT name, statement, from_sql FROM pg_prepared_statements")
+        (name, statement, from_sql), = await cursor.fetchall()
+        equal((statement, from_sql), ("SELECT $1::int + 1", False))
+        equal(await value(connection, f'EXECUTE "{name}" (41)'), 42)
 
 
 async def sessions():
