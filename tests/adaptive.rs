@@ -24,7 +24,8 @@ async fn clients(proxy: &Proxy, statement: &'static str) -> JoinSet<()> {
         let mut client = Wire::login(proxy, "app", "secret", "app").await.unwrap();
         clients.spawn(async move {
             loop {
-                client.query(statement).await;
+                // What takes too long is cancelled.
+                let _ = client.try_query(statement).await;
             }
         });
     }
@@ -52,6 +53,18 @@ async fn it_follows_the_load_down_and_up() {
     let _many = clients(&proxy, SIDE_BY_SIDE).await;
     eventually("the more, the better", SEARCH, async || suggested(&proxy).await > 14.5).await;
     assert!((limit(&proxy).await - 16.0).abs() < 1.1);
+}
+
+#[tokio::test]
+async fn what_is_cancelled_does_not_count_as_done() {
+    let pg = Postgres::start().await;
+    let options = Proxy::new(&pg).max_connections(16).set("upstreams.main.limit", "adaptive");
+    let proxy = options.set("defaults.query_timeout", "30ms").start().await;
+    // All sixteen at once: half of them are cancelled, and that is as many ends of leases as a few could not have.
+    let _single = clients(&proxy, IN_SINGLE_FILE).await;
+    let cancelled = "pgweir_cancelled_total{tenant=\"default\",cause=\"timeout\"}";
+    eventually("statements are cancelled", PATIENCE, async || proxy.metric(cancelled).await > 20.0).await;
+    eventually("as few as are served are at work", SEARCH, async || suggested(&proxy).await < 6.5).await;
 }
 
 #[tokio::test]

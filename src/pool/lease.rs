@@ -70,7 +70,7 @@ impl Lease {
     pub fn give_back(mut self, now: Instant) {
         let state = &self.server().state;
         let clean = state.owed.is_settled() && state.frames.at_edge() && !state.owed.is_doubtful() && !state.dirty;
-        if state.refused_a_write {
+        if state.signs.refused_a_write {
             self.suspect();
         }
         if !clean {
@@ -93,7 +93,7 @@ impl Lease {
     /// The server is read-only: perhaps the primary is elsewhere.
     #[cold]
     fn suspect(&mut self) {
-        self.server_mut().state.refused_a_write = false;
+        self.server_mut().state.signs.refused_a_write = false;
         let reports = Role::reported(&self.server().state.reported).standby;
         let upstream = Arc::clone(&self.pool().upstream);
         let steps = upstream.refused_a_write(reports, Some(self.local.worker));

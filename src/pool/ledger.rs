@@ -258,10 +258,10 @@ impl Ledger {
         self.waiting -= 1;
     }
 
-    /// A settled connection comes back from its holder.
+    /// A settled connection comes back from its holder, who is served or, where that took too long, is not.
     #[inline]
-    pub fn give_back(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) -> Next {
-        self.relieve(now, server, true);
+    pub fn give_back(&mut self, now: Instant, server: ServerId, is_done: bool, steps: &mut Vec<Step>) -> Next {
+        self.relieve(now, server, is_done);
         let next = if self.is_worn_out(now, server) { Next::Close } else { self.next_use(now, server) };
         if next == Next::Close {
             self.book(server).state = State::Closing;

@@ -177,7 +177,8 @@ impl Local {
         let upstream = Arc::clone(&kept.pool.upstream);
         kept.server.state.last_used = now;
         let mut steps = Vec::new();
-        let next = upstream.ledger.lock().give_back(now, id, &mut steps);
+        let is_done = !std::mem::take(&mut kept.server.state.signs.was_cancelled);
+        let next = upstream.ledger.lock().give_back(now, id, is_done, &mut steps);
         self.place(id, kept, next);
         if !steps.is_empty() {
             self.carry_out(&upstream, steps);

@@ -325,7 +325,7 @@ impl<'a> Relay<'a> {
         let mut answered = 0;
         let mut renamed: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         {
-            let State { frames, owed, reported, prepared, refused_a_write, .. } = &mut *self.lease.server_mut().state;
+            let State { frames, owed, reported, prepared, signs, .. } = &mut *self.lease.server_mut().state;
             let mut walk = frames.walk(Side::Server, bytes);
             while let Some(frame) = walk.next().map_err(|_| Stop::ServerLost)? {
                 let _ = owed.received(frame.kind, frame.status);
@@ -353,7 +353,7 @@ impl<'a> Relay<'a> {
                         {
                             renamed.push((frame.start, frame.start + 5 + frame.body.len(), error));
                         }
-                        self.server_ends |= read_error(frame.body, prepared, refused_a_write);
+                        self.server_ends |= read_error(frame.body, prepared, signs);
                     }
                     _ => {}
                 }

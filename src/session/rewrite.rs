@@ -488,7 +488,7 @@ impl Relay<'_> {
     /// Writes what the client is to see of a chunk; how often the server has said that it is ready.
     fn edit_answer(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<u64, Stop> {
         let Some(edit) = self.edit.as_deref_mut() else { return Ok(0) };
-        let State { frames, owed, reported, prepared, refused_a_write, .. } = &mut *self.lease.server_mut().state;
+        let State { frames, owed, reported, prepared, signs, .. } = &mut *self.lease.server_mut().state;
         // The part of a head that the client has already: nothing may come between it and the rest.
         let is_inside = !frames.at_edge() && frames.left() == 0 && edit.carry.is_empty();
         let mut answered = 0;
@@ -535,7 +535,7 @@ impl Relay<'_> {
                         is_shown = renamed.is_none();
                         out.extend_from_slice(&renamed.unwrap_or_default());
                     }
-                    self.server_ends |= read_error(frame.body, prepared, refused_a_write);
+                    self.server_ends |= read_error(frame.body, prepared, signs);
                     edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
                 }
                 _ => {}

@@ -1,7 +1,7 @@
 //! What a server says of a client's prepared statements, in the client's own words: its names for them, and the places in its own text. Pure.
 
 use super::names::Names;
-use crate::upstream::{Prepared, SERVER_NAME};
+use crate::upstream::{Prepared, SERVER_NAME, Signs};
 use crate::wire::message::{self, Fields};
 use crate::wire::sqlstate;
 
@@ -120,11 +120,13 @@ pub fn drops_statements(tag: &[u8]) -> bool {
 }
 
 /// An error of the server's: whether it ends the session. One that shows that a statement is not what it was has all prepared anew (D9), and one that says
-/// that the server is read-only is noted.
+/// that the server is read-only, or that something was cancelled, is noted.
 #[cold]
-pub fn read_error(body: &[u8], prepared: &mut Prepared, refused_a_write: &mut bool) -> bool {
+pub fn read_error(body: &[u8], prepared: &mut Prepared, signs: &mut Signs) -> bool {
     let fields = Fields::new(body);
-    *refused_a_write |= fields.sqlstate() == Some(sqlstate::READ_ONLY_SQL_TRANSACTION.as_bytes());
+    let says = |code: &str| fields.sqlstate() == Some(code.as_bytes());
+    signs.refused_a_write |= says(sqlstate::READ_ONLY_SQL_TRANSACTION);
+    signs.was_cancelled |= says(sqlstate::QUERY_CANCELED);
     if is_stale(fields) {
         prepared.doom_all(|_| false);
     }

@@ -17,6 +17,6 @@ pub use login::{Card, Choice, Fresh, Reported, cancel, open};
 pub use owed::{Answer, Owed};
 pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements, Written};
 pub use role::Role;
-pub use server::{Server, Sign, State, Travelling, note_reported};
+pub use server::{Server, Sign, Signs, State, Travelling, note_reported};
 pub use settings::{Settings, SharedSettings};
 pub use target::{CANCEL_LIMIT, Login, PassThrough, Place, ServerSecret, Target};

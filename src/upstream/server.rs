@@ -38,12 +38,21 @@ pub struct State {
     pub prepared: Prepared,
     /// A client has done something to the session that the next must not find: it must be reset first.
     pub dirty: bool,
-    /// It has refused to write: it may be a standby.
-    pub refused_a_write: bool,
+    /// What its errors have shown since somebody looked.
+    pub signs: Signs,
     /// When it was last given back.
     pub last_used: Instant,
     /// The notifications that have come among the answers to questions of the proxy's own, whole messages one after the other.
     pub heard: Vec<u8>,
+}
+
+/// What the errors of a server have shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Signs {
+    /// It has refused to write: it may be a standby.
+    pub refused_a_write: bool,
+    /// Something was cancelled, so that whoever asked for it is not served.
+    pub was_cancelled: bool,
 }
 
 /// A server connection of this thread's runtime.
@@ -84,7 +93,7 @@ impl Travelling {
             settings: Arc::default(),
             prepared: Prepared::default(),
             dirty: false,
-            refused_a_write: false,
+            signs: Signs::default(),
             last_used: now,
             heard: Vec::new(),
         };

@@ -116,7 +116,7 @@ impl World {
 
     fn give_back(&mut self, server: ServerId) {
         self.holding.remove(&server);
-        let next = self.ledger.give_back(self.now, server, &mut self.steps);
+        let next = self.ledger.give_back(self.now, server, true, &mut self.steps);
         self.next(server, next);
     }
 
@@ -132,7 +132,7 @@ impl World {
 
     fn listens_no_more(&mut self, server: ServerId) {
         self.listening.retain(|listening| *listening != server);
-        let next = self.ledger.give_back(self.now, server, &mut self.steps);
+        let next = self.ledger.give_back(self.now, server, true, &mut self.steps);
         self.next(server, next);
     }
 

@@ -180,7 +180,7 @@ impl Simulation {
             }
             Event::Done(client, server) => {
                 assert_eq!(self.holders.remove(&server), Some(client), "a connection has one holder");
-                let next = self.ledger.give_back(now, server, steps);
+                let next = self.ledger.give_back(now, server, true, steps);
                 self.next(server, next);
                 self.pause(client);
             }
