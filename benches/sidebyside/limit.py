@@ -101,6 +101,23 @@ def one_load(options: argparse.Namespace, target: Limited, load: Workload) -> No
     print(f"{'limit':>10} {'tps':>9} {'of the best fixed':>18}")
     for limit, rate in medians.items():
         print(f"{limit or 'adaptive':>10} {rate:9.0f} {rate / best:18.3f}", flush=True)
+    if options.rounds > 1:
+        print(f"the adaptive limit, of the fixed one that was best in the other half of the rounds: {against_the_other_half(rates):.3f}", flush=True)
+
+
+def against_the_other_half(rates: dict[int | None, list[float]]) -> float:
+    """The adaptive limit's throughput against that of the best fixed one, which is found in one half of the rounds and measured in the other.
+
+    The best of many noisy figures is better than it deserves by the luck that made it the best; in rounds that had no part in choosing it, it has no more than
+    others.
+    """
+    ratios = []
+    for half in (0, 1):
+        chosen = {limit: statistics.median(of[half::2]) for limit, of in rates.items()}
+        judged = {limit: statistics.median(of[1 - half :: 2]) for limit, of in rates.items()}
+        best = max((limit for limit in chosen if limit), key=chosen.__getitem__)
+        ratios.append(judged[None] / judged[best])
+    return statistics.mean(ratios)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -155,6 +155,8 @@ impl Notes {
     /// Takes back all.
     pub fn take_back_all(&mut self, names: &mut Names, prepared: &mut Prepared) {
         self.take_back(self.open.len(), names, prepared);
+        self.deallocating.clear();
+        self.moves.clear();
     }
 
     /// Whether this statement is prepared on the server only if nothing fails in a batch before this one.

@@ -286,6 +286,16 @@ impl Proxy {
     }
 }
 
+#[test]
+fn what_is_taken_back_leaves_no_note() {
+    let (mut notes, mut names, mut prepared) = (Notes::default(), Names::default(), Prepared::default());
+    notes.open.push_back(Note::new(Show::Swallow, Server::Untouched));
+    notes.deallocating.push_back(Some(b"mine"[..].into()));
+    notes.moves.push_back((1, Moves::default()));
+    notes.take_back_all(&mut names, &mut prepared);
+    assert!(notes.is_empty(), "they are the next client's: {notes:?}");
+}
+
 fn parse(name: &str, text: &str) -> Vec<u8> {
     frame(b'P', format!("{name}\0{text}\0\0\0").as_bytes())
 }
