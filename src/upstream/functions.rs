@@ -13,7 +13,6 @@ use arc_swap::ArcSwapOption;
 
 use super::broken::{Broken, ServerError};
 use super::server::Server;
-use super::settings::literal;
 use crate::wire::sql::{self, Traces};
 
 /// How long a list is good, in seconds, where nothing is known to have changed.
@@ -160,7 +159,7 @@ fn add(names: &mut Names, name: &[u8], traces: &Traces) -> bool {
 }
 
 fn callers(called: &[Box<[u8]>]) -> Vec<u8> {
-    let names: Vec<Vec<u8>> = called.iter().map(|name| literal(name)).collect();
+    let names: Vec<Vec<u8>> = called.iter().map(|name| sql::quoted_literal(name)).collect();
     let with = b"SET LOCAL search_path = pg_catalog; WITH called (name) AS (SELECT unnest(ARRAY[";
     [&with[..], &names.join(&b", "[..]), b"]::name[])) ", CALLERS.as_bytes()].concat()
 }

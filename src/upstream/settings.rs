@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::wire::sql::quoted_literal;
 use crate::wire::startup::Setting;
 
 /// The settings that a client's session has and a fresh one would not have, in the order in which they are applied: those of its startup, and what it has set
@@ -79,7 +80,8 @@ impl Settings {
 
     /// The query that asks for the values of these settings, one row of them; NULL for what there is not.
     pub fn question<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-        let calls: Vec<Vec<u8>> = names.map(|name| [b"pg_catalog.current_setting(", &literal(name)[..], b", true)"].concat()).collect();
+        let calls: Vec<Vec<u8>> =
+            names.map(|name| [b"pg_catalog.current_setting(", &quoted_literal(name)[..], b", true)"].concat()).collect();
         [b"SELECT ".as_slice(), &calls.join(&b", "[..])].concat()
     }
 
@@ -139,21 +141,8 @@ fn is_role(name: &[u8]) -> bool {
 }
 
 fn call(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {
-    let value = value.map_or_else(|| b"NULL".to_vec(), literal);
-    [b"pg_catalog.set_config(".as_slice(), &literal(name), b", ", &value, b", false)"].concat()
-}
-
-/// An escape string, which means the same whatever `standard_conforming_strings` is.
-pub(super) fn literal(bytes: &[u8]) -> Vec<u8> {
-    let mut quoted = b"E'".to_vec();
-    for byte in bytes {
-        if matches!(byte, b'\'' | b'\\') {
-            quoted.push(*byte);
-        }
-        quoted.push(*byte);
-    }
-    quoted.push(b'\'');
-    quoted
+    let value = value.map_or_else(|| b"NULL".to_vec(), quoted_literal);
+    [b"pg_catalog.set_config(".as_slice(), &quoted_literal(name), b", ", &value, b", false)"].concat()
 }
 
 #[cfg(test)]

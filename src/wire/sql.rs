@@ -281,6 +281,19 @@ pub fn quoted_name(name: &[u8]) -> Vec<u8> {
     quoted
 }
 
+/// An escape string, which means the same whatever `standard_conforming_strings` is.
+pub fn quoted_literal(bytes: &[u8]) -> Vec<u8> {
+    let mut quoted = b"E'".to_vec();
+    for byte in bytes {
+        if matches!(byte, b'\'' | b'\\') {
+            quoted.push(*byte);
+        }
+        quoted.push(*byte);
+    }
+    quoted.push(b'\'');
+    quoted
+}
+
 /// Where each statement of a text begins with its first word, and where it ends, without its semicolon.
 pub fn statements(sql: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut tokens = Tokens::new(sql, Backslash::Plain);

@@ -166,7 +166,7 @@ impl Clerk<'_> {
         for (name, statement) in &own {
             let server_name = if own.len() <= LISTED { Some(self.name_here(statement)) } else { self.prepared.find(statement.id()) };
             if let Some(server_name) = server_name {
-                pairs.push([b"('", &server_name.written()[..], b"', ", &literal(name), b")"].concat());
+                pairs.push([b"('", &server_name.written()[..], b"', ", &sql::quoted_literal(name), b")"].concat());
             }
         }
         let mut view = b"(SELECT (pg_catalog.json_populate_record(l, pg_catalog.json_build_object('name', coalesce(o.own, l.name)))).* \
@@ -185,17 +185,4 @@ impl Clerk<'_> {
         let ready = if kind == b'Q' { self.owed.batch() } else { self.owed.batch().wrapping_add(1) };
         self.notes.moves.push_back((ready, moves));
     }
-}
-
-/// A literal that means the same whatever the setting for backslashes.
-fn literal(text: &[u8]) -> Vec<u8> {
-    let mut literal = b"E'".to_vec();
-    for byte in text {
-        if matches!(byte, b'\'' | b'\\') {
-            literal.push(*byte);
-        }
-        literal.push(*byte);
-    }
-    literal.push(b'\'');
-    literal
 }
