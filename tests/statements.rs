@@ -457,3 +457,21 @@ async fn what_is_remembered_of_a_client_is_bounded() {
     setter.query("RESET ALL").await;
     eventually("it is let go", PATIENCE, async || proxy.metric(pinned).await.abs() < 0.1).await;
 }
+
+#[tokio::test]
+async fn d8_nobody_runs_or_drops_anothers_statement_by_the_servers_name_for_it() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let mut one = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    let mut other = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    for text in ["EXECUTE NAME", "EXECUTE NAME; SELECT '\\'", "EXECUTE U&\"NAME\"", "EXPLAIN EXECUTE NAME", "DEALLOCATE NAME; SELECT '\\'"]
+    {
+        let name = format!("mine {text}");
+        one.send(&[parse(&name, "SELECT 'private'", &[]), bind("", &name, &[]), execute("", 0), sync()].concat()).await;
+        assert!(one.until_ready().await.iter().any(|frame| frame.tag == b'D'), "{}", one.transcript());
+        for number in 1..8 {
+            let error = other.try_query(&text.replace("NAME", &format!("weir_{number}"))).await.unwrap_err();
+            assert_eq!(error.code(), "26000", "{text} {number}");
+        }
+    }
+}

@@ -11,6 +11,8 @@ use serde::Serialize;
 const KEPT: usize = 100;
 /// The same fault of the same tenant, user and database is one entry, unless it was not met for so long.
 const FOLDED: Duration = Duration::from_mins(1);
+/// So many letters of a name that anybody may have sent.
+const LETTERS: usize = 64;
 
 /// Who has met a fault, as far as it is known.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,6 +55,7 @@ impl Recent {
     pub fn note(&self, fault: &'static str, at: Duration, party: Party<'_>, client: impl Display) {
         let seconds = at.as_secs_f64();
         let Party { tenant, user, database } = party;
+        let (user, database) = (user.map(clipped), database.map(clipped));
         let is_same = |one: &RecentFault| {
             let same = (one.tenant.as_deref(), one.user.as_deref(), one.database.as_deref()) == (tenant, user, database);
             one.fault == fault && same && seconds - one.last_seconds < FOLDED.as_secs_f64()
@@ -81,6 +84,10 @@ impl Recent {
     }
 }
 
+fn clipped(name: &str) -> &str {
+    name.char_indices().nth(LETTERS).map_or(name, |(end, _)| &name[..end])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +113,16 @@ mod tests {
         assert_eq!(told, expected);
         let seconds = (all[0].first_seconds.round(), all[0].last_seconds.round());
         assert!(seconds.0 < 0.5 && seconds.1 > 1000.5, "{seconds:?}");
+    }
+
+    #[test]
+    fn a_long_name_is_not_kept_whole() {
+        let recent = Recent::default();
+        let long = "é".repeat(10_000);
+        recent.note("shutdown", Duration::ZERO, Party { user: Some(&long), ..Party::default() }, "");
+        recent.note("shutdown", Duration::ZERO, Party { user: Some(&long[..1000]), ..Party::default() }, "");
+        let all = recent.all();
+        assert_eq!((all.len(), all[0].user.as_ref().map(|user| user.chars().count())), (1, Some(LETTERS)));
     }
 
     #[test]

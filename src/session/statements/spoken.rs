@@ -94,7 +94,8 @@ impl Clerk<'_> {
 
     /// What the server is told in place of a text, and how that differs; `None` where it is the same. What the text speaks of is there afterwards.
     fn told(&mut self, text: &[u8], mentions: &[(Range<usize>, Mention)]) -> Option<Told> {
-        if sql::session_state(text).lists_statements() {
+        // Where the reader cannot tell which, it may be any.
+        if mentions.is_empty() || sql::session_state(text).lists_statements() {
             self.close_others();
         }
         let (mut told, mut gone, mut at) = (Told::default(), Vec::new(), 0);

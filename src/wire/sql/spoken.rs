@@ -163,11 +163,8 @@ impl<'a> Scout<'a> {
         if let Some(among) = self.among_tables.last_mut()
             && let Token::Word(word) = token
         {
-            match () {
-                () if word.eq_ignore_ascii_case(b"from") => *among = true,
-                () if ENDS_TABLES.iter().any(|end| word.eq_ignore_ascii_case(end)) => *among = false,
-                () => {}
-            }
+            let ends = ENDS_TABLES.iter().any(|end| word.eq_ignore_ascii_case(end));
+            *among = word.eq_ignore_ascii_case(b"from") || *among && !ends;
         }
         if !(starts_tables || is_among && self.before == Some(Token::Mark(b','))) {
             return;
