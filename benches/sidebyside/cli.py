@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import chart, counts, http, report
+from . import beside, chart, counts, http, report, storm
 from .cluster import DATABASE, PASSWORD, USER, Cluster, Workspace, make_certificate
 from .idle import idle_cost, probe_beside
 from .load import ROWS_SCRIPT, Workload, measure
@@ -19,7 +19,7 @@ from .results import Results, Row
 from .targets import MAX_CLIENTS, POOL_SIZE, Direct, PgBouncer, Pgweir, Pooler, Site, Target
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = ["simple", "extended", "prepared", "connect", "connect-tls", "rows", "http", "memory", "memory-tls", "probe", "syscalls", "instructions"]
+GROUPS = ["simple", "extended", "prepared", "connect", "connect-tls", "rows", "http", "storm", "neighbour", "memory", "memory-tls", "probe", "syscalls", "instructions"]
 POOLERS = {"pgbouncer": PgBouncer, "pgweir": Pgweir}
 
 
@@ -103,6 +103,10 @@ class Bench:
                 say(f"  {workload.title:24} {target.name:10} {taken.tps:9.0f} tps  p50 {taken.p50_ms:8.3f}  p99 {taken.p99_ms:8.3f} ms {cpu}")
         if "http" in self.options.only and "pgweir" in self.paths:
             self.http_round(number)
+        if "storm" in self.options.only:
+            self.storm_round(number)
+        if "neighbour" in self.options.only:
+            self.neighbour_round(number)
         for name in self.turn(number, list(self.paths)):
             self.idle_round(name)
         self.count_round(number)
@@ -115,6 +119,26 @@ class Bench:
             taken = ways[words]()
             self.row(words, "http").add("pgweir", taken)
             say(f"  {words:38} {taken['tps']:9.0f} tps  p50 {taken['p50_ms']:8.3f}  p99 {taken['p99_ms']:8.3f} ms {taken['cpu_us']:7.1f} µs CPU")
+
+    def storm_round(self, number: int) -> None:
+        """Bursts of invocations at once, through each target and straight."""
+        for kind in storm.KINDS:
+            for target in self.turn(number, self.targets):
+                taken = storm.storm(self.options.pgweir, target, kind, self.site.folder)
+                self.row(kind, "storm").add(target.name, taken)
+                say(f"  storm, {kind:33} {target.name:10} {taken['answered']} of {taken['invocations']} answered, p99 {taken['p99_ms']:.0f} ms")
+
+    def neighbour_round(self, number: int) -> None:
+        """A quiet client alone and beside a greedy one, on processes of their own."""
+        for name in self.turn(number, list(self.paths)):
+            target = beside.KINDS[name](self.site, self.paths[name])
+            try:
+                for words, took in beside.situations(target, 2 * self.options.seconds, beside.CONNECTIONS, self.site.folder):
+                    p50, p99, longest = (beside.percentile(took, share) for share in (0.5, 0.99, 1))
+                    self.row(words, "neighbour").add(name, {"queries": len(took), "p50_ms": p50, "p99_ms": p99, "max_ms": longest})
+                    say(f"  neighbour, {words:25} {name:10} {len(took)} queries, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+            finally:
+                target.close()
 
     def close(self) -> None:
         """Ends what only some rounds need."""
@@ -168,11 +192,13 @@ def say(text: str) -> None:
 def write(results: Results, out: Path) -> None:
     """The page, its charts and the raw figures."""
     out.mkdir(parents=True, exist_ok=True)
-    loads, idles, counted, _ = report.sorted_out(results)
+    loads, idles, counted = report.loads(results), report.of(results, *report.IDLE_GROUPS), report.of(results, "counts")
     subtitle = f"{results.facts['machine']}, {results.facts['date']}"
     wanted = [
         ("cpu.svg", "CPU of the proxy per transaction, µs (less is better)", loads, ["pgbouncer", "pgweir"], "cpu_us", 1, 1),
         ("throughput.svg", "Transactions per second (more is better)", loads, ["direct", "pgbouncer", "pgweir"], "tps", 1, 0),
+        ("storm.svg", "A storm of invocations: p99 latency, ms (less is better)", report.of(results, "storm"), ["direct", "pgbouncer", "pgweir"], "p99_ms", 1, 0),
+        ("neighbour.svg", "A quiet client's p99 latency beside 200 greedy connections, ms (less is better)", report.of(results, "neighbour"), ["pgbouncer", "pgweir"], "p99_ms", 1, 1),
         ("memory.svg", "Resident memory per idle client, KiB (less is better)", idles, ["pgbouncer", "pgweir"], "bytes_per_client", 1 / 1024, 2),
         ("instructions.svg", "User-space instructions per transaction (less is better)", counted, ["pgbouncer", "pgweir"], "instructions", 1, 0),
     ]
@@ -233,6 +259,8 @@ def run(options: argparse.Namespace) -> None:
             cleanup.callback(targets[-1].close)
         if options.serve:
             return serve(targets)
+        if "neighbour" in options.only:
+            beside.admit_greedy(cluster, site.folder)
         bench = Bench(options, site, targets, paths)
         cleanup.callback(bench.close)
         known = facts(options, cluster, targets)

@@ -1,7 +1,7 @@
-"""User-space instructions of pgweir, held against figures that are checked in: a guard that hardly depends on the machine, and not on its clock.
+"""User-space instructions of pgweir, held against figures that are checked in, and memory of its idle clients: a guard that hardly depends on the machine, and not on its clock.
 
-Each figure is the difference between N and 2 N of something, as in `counts`. A figure that has grown beyond the band has to be explained or repaired; one that has
-sunk below it is to be written down, so that it does not creep up again.
+Each figure of instructions is the difference between N and 2 N of something, as in `counts`. A figure that has grown beyond the band has to be explained or repaired; one that has
+sunk below it is to be written down, so that it does not creep up again. Memory only has a bound.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .cli import guarded, opened, say
 from .counts import CACHEGRIND, counted_while, fixed_load
+from .idle import resident_per_client
 from .process import BenchError, raise_file_limit
 from .targets import Pgweir, Pooler, Site, close_all, idle_clients
 from .wire import tls_context
@@ -21,6 +22,9 @@ FIGURES = PROJECT / "benches/guard.json"
 TRANSACTIONS = [("simple", 1), ("simple", 8), ("extended", 8), ("prepared", 8)]
 EACH = 3000  # transactions, of all clients, in the shorter run
 LOGINS = 200
+IDLE = 3000
+# Bytes of resident memory, at most, that each of so many idle clients takes.
+IDLE_BOUNDS = {"plaintext": 1536, "TLS": 8192}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -49,11 +53,24 @@ def measure(site: Site, binary: Path) -> dict[str, float]:
     return figures
 
 
+def memory(site: Site, binary: Path) -> list[str]:
+    """Which idle clients take more than their bound."""
+    bad = []
+    for name, bound in IDLE_BOUNDS.items():
+        each = resident_per_client(lambda: Pgweir(site, binary), IDLE, tls_context() if name == "TLS" else None)
+        bad += [f"idle, {name}"] if each > bound else []
+        say(f"{'FAIL' if each > bound else 'ok  '} {'idle client, ' + name:34} {each:10.0f} bytes of resident memory, {bound} at most")
+    return bad
+
+
 def run(options: argparse.Namespace) -> None:
     raise_file_limit(20_000)
     with ExitStack() as cleanup:
         site, _ = opened(cleanup, "p256", 1)
+        grown = memory(site, options.binary)
         figures = measure(site, options.binary)
+    if grown:
+        raise BenchError(f"more memory than the bound: {', '.join(grown)}")
     if options.write:
         FIGURES.write_text(json.dumps({name: round(figure) for name, figure in figures.items()}, indent=2) + "\n")
         return say(f"written to {FIGURES.relative_to(PROJECT)}")

@@ -15,13 +15,26 @@ Below 1.00 pgweir takes less (CPU, time, memory); for throughput above 1.00 is b
 cores, so throughput and latency say as much about the machine as about the proxy: **CPU per transaction is the figure to compare**. It comes from the
 kernel's account of the proxy's process, over a window in which no client logs in or leaves (except where connecting is the workload)."""
 
+STORM = """\
+`pgweir storm` plays Lambda: 1,000 invocations at once after a second and every four seconds, 100 a second beside them, for 10 s; one query by key each, after a login (SCRAM),
+over 20 server connections, or straight to a PostgreSQL that allows 400. Two in a hundred are killed while their query runs: these are neither answered, refused nor lost. It plays 1,000
+environments at a time on the same cores, so that a part of each latency is its own.
+"""
 
-def sorted_out(results: Results) -> tuple[list[Row], list[Row], list[Row], list[Row]]:
-    """The rows of loads, of idle clients, of what was counted, and of HTTP."""
-    idles = [row for row in results.rows if row.group in IDLE_GROUPS]
-    counted = [row for row in results.rows if row.group == "counts"]
-    over_http = [row for row in results.rows if row.group == "http"]
-    return [row for row in results.rows if row.group not in (*IDLE_GROUPS, "counts", "http")], idles, counted, over_http
+NEIGHBOUR = """\
+A query by key every 50 ms, and 200 connections that want all they can get of queries that take milliseconds of server time, over 20 server connections that both share (PgBouncer:
+`max_db_connections`). A query that is not answered within 20 s ends its measurement and counts as 20 s.
+"""
+
+
+def of(results: Results, *groups: str) -> list[Row]:
+    """The rows of these groups."""
+    return [row for row in results.rows if row.group in groups]
+
+
+def loads(results: Results) -> list[Row]:
+    """The rows of what has no table of its own: pgbench's."""
+    return [row for row in results.rows if row.group not in (*IDLE_GROUPS, "counts", "http", "storm", "neighbour")]
 
 
 def figure(value: float | None, digits: int = 0) -> str:
@@ -83,6 +96,26 @@ def http_table(rows: list[Row]) -> str:
     return table(head, [[row.title] + [figure(row.median(OURS, measure), digits) for measure, digits in measures] for row in rows])
 
 
+def storm_table(rows: list[Row]) -> str:
+    """What became of invocations, one line a kind and target."""
+    head = ["invocations with", "target", "came", "answered", "refused", "lost", "p50 ms", "p99", "longest", "CPU µs each", "MiB behind it"]
+    counted, timed = ("invocations", "answered", "refused", "lost"), ("p50_ms", "p99_ms", "max_ms", "cpu_us")
+    lines = []
+    for row in rows:
+        for target in row.samples:
+            line = [row.title, target] + [figure(row.median(target, m)) for m in (*counted, *timed)]
+            resident = row.median(target, "resident")
+            lines.append([*line, figure(None if resident is None else resident / 2**20, 1)])
+    return table(head, lines)
+
+
+def neighbour_table(rows: list[Row]) -> str:
+    """What a quiet client gets, one line a situation."""
+    head = ["the quiet client", "queries, PgBouncer", "pgweir", "p50 ms, PgBouncer", "pgweir", "p99 ms, PgBouncer", "pgweir", "longest ms, PgBouncer", "pgweir"]
+    measures = (("queries", 0), ("p50_ms", 1), ("p99_ms", 1), ("max_ms", 1))
+    return table(head, [[row.title] + [figure(row.median(t, m), digits) for m, digits in measures for t in (BASE, OURS)] for row in rows])
+
+
 def details(rows: list[Row]) -> str:
     """Latencies and context switches, one line a workload and target."""
     head = ["workload, clients", "target", "tps", "mean ms", "p50", "p99", "p99.9", "CPU µs", "system", "sleeps", "preempted"]
@@ -108,23 +141,28 @@ def absences(rows: list[Row]) -> str:
 
 def page(results: Results, charts: list[tuple[str, str]], folder: str) -> str:
     """The whole of docs/performance.md. `charts` are (file, what it shows)."""
-    loads, idles, counted, over_http = sorted_out(results)
+    loaded, idles, counted, over_http = loads(results), of(results, *IDLE_GROUPS), of(results, "counts"), of(results, "http")
+    storms, neighbours = of(results, "storm"), of(results, "neighbour")
     parts = ["# Performance\n", "This page is written by `benches/compare`; `benches/README.md` says how to run it and what each row is.\n"]
     parts.append(table(["", ""], [[key, value] for key, value in results.facts.items()]).replace("---:", "---"))
     parts.append(READING.format(rounds=results.facts["rounds"]) + "\n")
     parts += [f"![{alt}]({folder}/{file})\n" for file, alt in charts]
-    if loads:
-        parts += ["## Throughput and CPU\n", "CPU is the proxy's own, in microseconds per transaction.\n", summary(loads)]
+    if loaded:
+        parts += ["## Throughput and CPU\n", "CPU is the proxy's own, in microseconds per transaction.\n", summary(loaded)]
+    if storms:
+        parts += ["## A storm of invocations\n", STORM, storm_table(storms)]
+    if neighbours:
+        parts += ["## A quiet client beside a greedy one\n", NEIGHBOUR, neighbour_table(neighbours)]
     if over_http:
         parts += ["## Over HTTP\n", "On one pgweir: pgbench with the extended protocol, and wrk.\n", http_table(over_http)]
     if idles:
         parts += ["## Idle clients\n", "Growth of resident memory per authenticated, idle client of a fresh process.\n", idle_table(idles)]
     if counted:
         parts += ["## Counted, not timed\n", "Per transaction: system calls by strace, instructions outside the kernel by valgrind.\n", counts_table(counted)]
-    if loads:
+    if loaded:
         parts += ["## Latency, and where the time goes\n"]
         parts += ["`system` is the part of the CPU time spent in the kernel; `sleeps` are voluntary context switches per transaction,"]
-        parts += ["`preempted` involuntary ones. Under a connection per transaction, latency is the query's alone.\n", details(loads)]
+        parts += ["`preempted` involuntary ones. Under a connection per transaction, latency is the query's alone.\n", details(loaded)]
     missing = absences(results.rows)
     if missing:
         parts += ["## Empty cells\n", missing]

@@ -151,11 +151,7 @@ impl Client {
                 }
                 continue;
             }
-            let end = {
-                let mut relay = Relay::begin(self);
-                let stop = (&mut relay).await;
-                relay.end(stop)
-            };
+            let end = self.lease().await;
             self.watch.enter(Phase::Idle, end.at());
             self.worker.rest(&self.watch);
             self.is_undone &= matches!(end, End::Unsent { .. });
@@ -163,6 +159,13 @@ impl Client {
                 return;
             }
         }
+    }
+
+    /// One lease, from its first bytes to its end. A future of its own: it and the idle client's then take the same room in turn.
+    async fn lease(&mut self) -> End {
+        let mut relay = Relay::begin(self);
+        let stop = (&mut relay).await;
+        relay.end(stop)
     }
 
     /// Waits for work and for a server connection to do it with; there is none where the client has heard why, or leaves.
