@@ -330,9 +330,9 @@ impl Relay<'_> {
         };
         let body = piece.bytes.get(5..).unwrap_or_default();
         let is_whole = piece.bytes.len() == total;
-        let text = clerk.text_of(kind, body, &self.client.unnamed);
+        let (text, effects) = clerk.text_of(kind, body, &self.client.unnamed);
         if !clerk.is_out_of_turn()
-            && let Some(reason) = self.inspector.guarded(clerk.names.effects_of(sql::session_state(text), text), text, is_whole)
+            && let Some(reason) = self.inspector.guarded(clerk.names.effects_of(effects, text), text, is_whole)
         {
             let digest = sql::digest(text);
             if let Err(fault) = may_pin(&self.client.watch, &mut self.client.pin_slot, reason, digest) {

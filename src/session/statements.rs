@@ -13,7 +13,7 @@ use super::said::Moves;
 use crate::fault::Fault;
 use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
 use crate::wire::message::Fields;
-use crate::wire::sql;
+use crate::wire::sql::{self, Effects};
 use crate::wire::{Status, message, say, sqlstate};
 
 /// How many notes may be open before nothing more is read from the client.
@@ -283,19 +283,24 @@ impl Clerk<'_> {
         }
     }
 
-    /// What text a message would have run, as far as it says or the client has prepared it.
-    pub fn text_of<'b>(&'b self, kind: u8, body: &'b [u8], unnamed: &'b [u8]) -> &'b [u8] {
+    /// What text a message would have run, as far as it says or the client has prepared it, and what that may leave.
+    pub fn text_of<'b>(&'b self, kind: u8, body: &'b [u8], unnamed: &'b [u8]) -> (&'b [u8], Effects) {
         let text = match kind {
             b'Q' => message::query(body).ok(),
             b'P' if body.first() == Some(&0) => message::parse(body).ok().map(|(_, text)| text),
             b'B' => match message::bind(body).ok() {
                 Some((_, [])) => message::query(unnamed).ok(),
-                Some((_, name)) => self.names.find(name).map(|statement| statement.text()),
+                // It was read when it was prepared.
+                Some((_, name)) => match self.names.find(name) {
+                    Some(statement) => return (statement.text(), statement.effects()),
+                    None => None,
+                },
                 None => None,
             },
             _ => Some(&[][..]),
         };
-        text.unwrap_or(if matches!(kind, b'Q' | b'P') { body } else { &[] })
+        let text = text.unwrap_or(if matches!(kind, b'Q' | b'P') { body } else { &[] });
+        (text, sql::session_state(text))
     }
 
     /// Whether the server takes no notice of what comes, or ends the session over it.
