@@ -250,6 +250,8 @@ def opened(cleanup: ExitStack, certificate_kind: str, scale: int) -> tuple[Site,
 def run(options: argparse.Namespace) -> None:
     """Starts everything, measures, writes, and takes everything down again."""
     paths = binaries(options)
+    if "storm" in options.only and not options.pgweir.is_file():
+        raise BenchError(f"no pgweir at {options.pgweir}, which plays the storm: cargo build --release, --pgweir PATH, or --only without storm")
     raise_file_limit(3 * MAX_CLIENTS)
     with ExitStack() as cleanup:
         site, cluster = opened(cleanup, options.certificate, options.scale)

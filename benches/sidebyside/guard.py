@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .cli import guarded, opened, say
 from .counts import CACHEGRIND, counted_while, fixed_load
-from .idle import resident_per_client
+from .idle import idle_cost
 from .process import BenchError, raise_file_limit
 from .targets import Pgweir, Pooler, Site, close_all, idle_clients
 from .wire import tls_context
@@ -57,7 +57,7 @@ def memory(site: Site, binary: Path) -> list[str]:
     """Which idle clients take more than their bound."""
     bad = []
     for name, bound in IDLE_BOUNDS.items():
-        each = resident_per_client(lambda: Pgweir(site, binary), IDLE, tls_context() if name == "TLS" else None)
+        each = idle_cost(lambda: Pgweir(site, binary), IDLE, with_tls=name == "TLS").bytes_per_client
         bad += [f"idle, {name}"] if each > bound else []
         say(f"{'FAIL' if each > bound else 'ok  '} {'idle client, ' + name:34} {each:10.0f} bytes of resident memory, {bound} at most")
     return bad

@@ -55,21 +55,6 @@ def idle_cost(start: Start, count: int, with_tls: bool) -> IdleSample:
         proxy.close()
 
 
-def resident_per_client(start: Start, count: int, tls: ssl.SSLContext | None) -> float:
-    """Bytes by which resident memory grows for each of so many idle clients of a fresh process."""
-    proxy = start()
-    try:
-        close_all(idle_clients(proxy, 50, tls))
-        resident = settled_resident(proxy.child.pid)
-        clients = idle_clients(proxy, count, tls)
-        try:
-            return (settled_resident(proxy.child.pid) - resident) / count
-        finally:
-            close_all(clients)
-    finally:
-        proxy.close()
-
-
 def settled_resident(pid: int) -> int:
     """Resident memory once it has stood still for half a second (at most five)."""
     last = resident_bytes(pid)

@@ -17,7 +17,7 @@ kernel's account of the proxy's process, over a window in which no client logs i
 
 STORM = """\
 `pgweir storm` plays Lambda: 1,000 invocations at once after a second and every four seconds, 100 a second beside them, for 10 s; one query by key each, after a login (SCRAM),
-over 20 server connections, or straight to a PostgreSQL that allows 400. Two in a hundred are killed while their query runs: these are neither answered, refused nor lost. It plays 1,000
+over 20 server connections, or straight to a PostgreSQL that allows 400. Two in a hundred are killed while their query runs: these have no column. It plays 1,000
 environments at a time on the same cores, so that a part of each latency is its own.
 """
 
@@ -98,8 +98,8 @@ def http_table(rows: list[Row]) -> str:
 
 def storm_table(rows: list[Row]) -> str:
     """What became of invocations, one line a kind and target."""
-    head = ["invocations with", "target", "came", "answered", "refused", "lost", "p50 ms", "p99", "longest", "CPU µs each", "MiB behind it"]
-    counted, timed = ("invocations", "answered", "refused", "lost"), ("p50_ms", "p99_ms", "max_ms", "cpu_us")
+    head = ["invocations with", "target", "came", "answered", "refused", "timed out", "lost", "p50 ms", "p99", "longest", "CPU µs each", "MiB behind it"]
+    counted, timed = ("invocations", "answered", "refused", "timed_out", "lost"), ("p50_ms", "p99_ms", "max_ms", "cpu_us")
     lines = []
     for row in rows:
         for target in row.samples:

@@ -29,6 +29,8 @@ def storm(generator: Path, target: Target, kind: str, folder: Path) -> dict:
     came, latency = tenant["invocations"], tenant["latency"]
     found = {key: tenant[key] for key in ("invocations", "answered", "killed", "timed_out")}
     found |= {"refused": sum(tenant["refused"].values()), "lost": sum(tenant["lost"].values())}
+    if came != tenant["throttled"] + sum(found[key] for key in ("answered", "refused", "timed_out", "killed", "lost")):
+        raise BenchError(f"not every invocation of a storm on {target.name} is accounted for: {found}")
     found |= {"p50_ms": latency["p50"], "p99_ms": latency["p99"], "max_ms": latency["max"]}
     if before is not None:
         found["cpu_us"] = (Usage.of(target.child.pid).cpu - before.cpu) * 1e6 / came
