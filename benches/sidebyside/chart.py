@@ -17,7 +17,7 @@ STYLE = """
   .title { font-size: 16px; font-weight: 600 } .value { font-size: 12px }
 """
 
-WIDTH, LEFT, RIGHT = 860, 200, 130
+WIDTH, LEFT, RIGHT = 860, 240, 130
 BAR, GAP, TOP = 15, 14, 78
 
 

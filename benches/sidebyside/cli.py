@@ -198,7 +198,7 @@ def write(results: Results, out: Path) -> None:
         ("cpu.svg", "CPU of the proxy per transaction, µs (less is better)", loads, ["pgbouncer", "pgweir"], "cpu_us", 1, 1),
         ("throughput.svg", "Transactions per second (more is better)", loads, ["direct", "pgbouncer", "pgweir"], "tps", 1, 0),
         ("storm.svg", "A storm of invocations: p99 latency, ms (less is better)", report.of(results, "storm"), ["direct", "pgbouncer", "pgweir"], "p99_ms", 1, 0),
-        ("neighbour.svg", "A quiet client's p99 latency beside 200 greedy connections, ms (less is better)", report.of(results, "neighbour"), ["pgbouncer", "pgweir"], "p99_ms", 1, 1),
+        ("neighbour.svg", "A quiet client beside 200 greedy ones: p99, ms (less is better)", report.of(results, "neighbour"), ["pgbouncer", "pgweir"], "p99_ms", 1, 1),
         ("memory.svg", "Resident memory per idle client, KiB (less is better)", idles, ["pgbouncer", "pgweir"], "bytes_per_client", 1 / 1024, 2),
         ("instructions.svg", "User-space instructions per transaction (less is better)", counted, ["pgbouncer", "pgweir"], "instructions", 1, 0),
     ]
