@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::http;
-use crate::net::{Bound, Clock, Listener, Ticker, now};
+use crate::net::{Bound, Clock, Listener, now};
 use crate::pool::{self, Local};
 use crate::session::{self, House, Mail, Worker};
 
@@ -115,8 +115,7 @@ fn run(
     runtime.block_on(async move {
         let Seat { number, doors, mut inbox, mut mail } = seat;
         pool::size_scratch(house.config.load().process.read_buffer);
-        let clock = Clock::new();
-        let ticker = Ticker::new()?;
+        let clock = Clock::new()?;
         let local = Local::new(number, Rc::clone(&clock), house.upstreams());
         let worker = Worker::new(number, house, Rc::clone(&local), Rc::clone(&clock));
         let stops = open(doors, &worker)?;
@@ -139,7 +138,7 @@ fn run(
         };
         // Nobody waits any more once this is sent.
         let _ = started.send(Ok(()));
-        tend(&worker, &ticker, order, stops).await;
+        tend(&worker, order, stops).await;
         servers.abort();
         clients.abort();
         keeper.abort();
@@ -167,15 +166,15 @@ fn open(doors: Doors, worker: &Rc<Worker>) -> std::io::Result<Vec<oneshot::Sende
 }
 
 /// Keeps time, and waits for orders.
-async fn tend(worker: &Rc<Worker>, ticker: &Ticker, mut order: watch::Receiver<Order>, mut stops: Vec<oneshot::Sender<()>>) {
+async fn tend(worker: &Rc<Worker>, mut order: watch::Receiver<Order>, mut stops: Vec<oneshot::Sender<()>>) {
     loop {
         tokio::select! {
-            ticked = ticker.tick() => {
+            ticked = worker.clock.run_out() => {
                 if let Err(error) = ticked {
                     tracing::error!(%error, worker = worker.number, "the worker's timer has failed");
                 }
-                worker.clock.tick();
-                worker.sweep(now());
+                let now = now();
+                worker.clock.tick(now, worker.sweep(now));
             }
             changed = order.changed() => {
                 let now = *order.borrow_and_update();

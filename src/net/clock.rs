@@ -1,7 +1,8 @@
 //! A worker's sense of time: one coarse tick for everything that waits, no timer for anything.
 //!
 //! Workers run without tokio's time driver, which costs a fifth of the instructions of a small transaction. Instead one timer descriptor wakes the worker
-//! every [`TICK`], and whatever waits is looked at then.
+//! some times a second, and whatever waits is looked at then. How often depends on what there is to wait for: every [`SLOWEST`] at least, and earlier for
+//! whoever asks for it in advance.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -15,34 +16,111 @@ use slab::Slab;
 
 use super::timer::Timer;
 
-/// How coarse the clock is.
+/// How coarse the clock is: nothing that was asked for in advance is later than this, and two ticks are no closer together.
 pub const TICK: Duration = Duration::from_millis(10);
+
+/// How far apart two ticks are when nothing was asked for.
+pub const SLOWEST: Duration = Duration::from_millis(100);
 
 /// The clock of one worker.
 #[derive(Debug)]
 pub struct Clock {
     now: Cell<Instant>,
+    /// When it will tick.
+    next: Cell<Instant>,
+    /// How far apart two ticks are when nothing is due in between.
+    pace: Cell<Duration>,
     sleepers: RefCell<Slab<(Instant, Waker)>>,
+    timer: Timer,
 }
 
 impl Clock {
-    /// A clock that nobody has wound yet: see [`Ticker`].
-    pub fn new() -> Rc<Self> {
-        Rc::new(Self { now: Cell::new(now()), sleepers: RefCell::default() })
+    /// A clock of this thread's runtime.
+    pub fn new() -> io::Result<Rc<Self>> {
+        let timer = Timer::new()?;
+        timer.run(SLOWEST, SLOWEST)?;
+        let now = now();
+        Ok(Rc::new(Self {
+            now: Cell::new(now),
+            next: Cell::new(now + SLOWEST),
+            pace: Cell::new(SLOWEST),
+            sleepers: RefCell::default(),
+            timer,
+        }))
     }
 
-    /// The time at the last tick: at most a tick ago unless the worker is busy.
+    /// The time at the last tick: at most [`SLOWEST`] ago unless the worker is busy.
     pub fn coarse(&self) -> Instant {
         self.now.get()
     }
 
-    /// Notes the time and wakes whoever has slept long enough.
-    pub fn tick(&self) {
-        let now = now();
+    /// The next tick. Ticks that were missed while the worker was busy, or the machine asleep, count as one (J4). After it the one who keeps the clock calls
+    /// [`tick`](Self::tick). Cancel safe.
+    pub async fn run_out(&self) -> io::Result<()> {
+        self.timer.ran_out().await
+    }
+
+    /// Notes the time and wakes whoever has slept long enough. `due` is when something else is to be looked at.
+    pub fn tick(&self, now: Instant, due: Option<Instant>) {
         self.now.set(now);
-        let due: Vec<Waker> =
-            self.sleepers.borrow().iter().filter(|(_, (until, _))| *until <= now).map(|(_, (_, waker))| waker.clone()).collect();
-        due.into_iter().for_each(Waker::wake);
+        let (mut first, mut awake) = (due, Vec::new());
+        for (_, (until, waker)) in &*self.sleepers.borrow() {
+            if *until <= now {
+                awake.push(waker.clone());
+            } else if first.is_none_or(|first| *until < first) {
+                first = Some(*until);
+            }
+        }
+        // The timer goes on by itself.
+        self.next.set(now + self.pace.get());
+        if let Some(first) = first {
+            self.by(first);
+        }
+        awake.into_iter().for_each(Waker::wake);
+    }
+
+    /// There is to be a tick at this time, or a [`TICK`] from now.
+    #[inline]
+    pub fn by(&self, at: Instant) {
+        if at < self.next.get() {
+            self.hurry(at);
+        }
+    }
+
+    #[cold]
+    fn hurry(&self, at: Instant) {
+        let now = now();
+        let at = at.max(now + TICK);
+        if at < self.next.get() {
+            self.next.set(at);
+            self.set(at - now);
+        }
+    }
+
+    /// From now on ticks are no further apart than this, or than a [`TICK`]: whatever takes no less time than that needs no asking in advance.
+    pub fn every(&self, pace: Duration) {
+        let pace = pace.max(TICK);
+        if pace < self.pace.get() {
+            self.set_pace(pace);
+        }
+    }
+
+    /// Takes back all that [`every`](Self::every) has asked for.
+    pub fn slow_down(&self) {
+        self.set_pace(SLOWEST);
+    }
+
+    fn set_pace(&self, pace: Duration) {
+        self.pace.set(pace);
+        let now = now();
+        let first = self.next.get().saturating_duration_since(now).clamp(TICK, pace);
+        self.next.set(now + first);
+        self.set(first);
+    }
+
+    fn set(&self, first: Duration) {
+        // It can only be refused for what does not occur; then the timer goes on as it did.
+        let _ = self.timer.run(first, self.pace.get());
     }
 
     /// Waits until a tick finds the time past `until`. Cancel safe.
@@ -92,7 +170,10 @@ impl Future for Sleep {
         let mut sleepers = clock.sleepers.borrow_mut();
         match self.place.and_then(|place| sleepers.get_mut(place)) {
             Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => self.place = Some(sleepers.insert((until, cx.waker().clone()))),
+            None => {
+                self.place = Some(sleepers.insert((until, cx.waker().clone())));
+                clock.by(until);
+            }
         }
         Poll::Pending
     }
@@ -106,20 +187,83 @@ impl Drop for Sleep {
     }
 }
 
-/// What wakes a worker every [`TICK`].
-#[derive(Debug)]
-pub struct Ticker(Timer);
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Builder, LocalOptions};
 
-impl Ticker {
-    /// A ticker of this thread's runtime.
-    pub fn new() -> io::Result<Self> {
-        let timer = Timer::new()?;
-        timer.run_every(TICK)?;
-        Ok(Self(timer))
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn with_clock(test: impl AsyncFnOnce(Rc<Clock>)) {
+        let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async { test(Clock::new().unwrap()).await });
     }
 
-    /// The next tick. Ticks that were missed while the worker was busy, or the machine asleep, count as one (J4). Cancel safe.
-    pub async fn tick(&self) -> io::Result<()> {
-        self.0.ran_out().await
+    /// The time that passes until the clock has run out.
+    async fn next(clock: &Clock) -> Duration {
+        let before = now();
+        clock.run_out().await.unwrap();
+        now() - before
+    }
+
+    #[test]
+    fn it_ticks_at_its_slowest_unless_asked_and_never_earlier_than_asked() {
+        with_clock(async |clock| {
+            assert!(next(&clock).await > SLOWEST - TICK, "nobody has asked for anything");
+            clock.tick(now(), None);
+            let at = now() + 3 * TICK;
+            clock.by(at);
+            clock.by(at + TICK);
+            let took = next(&clock).await;
+            assert!(took > 2 * TICK, "{took:?}");
+            assert!(now() >= at, "it would have to tick again at once");
+            clock.tick(now(), None);
+            assert!(next(&clock).await > SLOWEST - TICK, "that was for once");
+        });
+    }
+
+    #[test]
+    fn what_is_due_already_is_looked_at_again_a_tick_later() {
+        with_clock(async |clock| {
+            clock.tick(now(), Some(now()));
+            assert!(clock.next.get() <= now() + TICK);
+            assert!(next(&clock).await >= TICK / 2);
+        });
+    }
+
+    #[test]
+    fn who_sleeps_is_woken_when_the_time_is_over_and_who_has_gone_is_forgotten() {
+        with_clock(async |clock| {
+            let kept = Rc::clone(&clock);
+            tokio::task::spawn_local(async move {
+                loop {
+                    kept.run_out().await.unwrap();
+                    kept.tick(now(), None);
+                }
+            });
+            let until = now() + 2 * TICK;
+            clock.sleep_until(until).await;
+            assert!(now() >= until);
+            assert!(clock.within(2 * TICK, std::future::pending::<()>()).await.is_none());
+            assert_eq!(clock.within(HOUR, async { 5 }).await, Some(5));
+            assert!(clock.sleepers.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_pace_holds_until_it_is_taken_back() {
+        with_clock(async |clock| {
+            clock.every(Duration::ZERO);
+            assert_eq!(clock.pace.get(), TICK);
+            clock.every(HOUR);
+            assert_eq!(clock.pace.get(), TICK, "the quickest of them");
+            next(&clock).await;
+            clock.tick(now(), None);
+            assert!(clock.next.get() <= now() + TICK);
+            clock.slow_down();
+            next(&clock).await;
+            assert!(next(&clock).await > SLOWEST - TICK, "what was asked for already has been kept");
+        });
     }
 }

@@ -22,7 +22,7 @@ pub mod tls;
 mod tests;
 
 pub use address::{Address, socket_file};
-pub use clock::{Clock, Sleep, TICK, Ticker, now, since_1970};
+pub use clock::{Clock, SLOWEST, Sleep, TICK, now, since_1970};
 pub use connect::{ConnectOptions, Found, Keepalive, connect, connect_to};
 pub use error::{ConnectError, HandshakeError, ListenError, NegotiationError, TlsSettingError};
 pub use handed_over::HandedOver;

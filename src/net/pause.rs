@@ -24,7 +24,7 @@ impl Pause {
 
     /// Starts the rest.
     pub(super) fn begin(&self) -> io::Result<()> {
-        self.timer.run_once(REST)?;
+        self.timer.run(REST, Duration::ZERO)?;
         self.running.set(true);
         Ok(())
     }

@@ -25,17 +25,8 @@ impl Timer {
         Ok(Self(timer))
     }
 
-    /// Runs out once, after this long.
-    pub(super) fn run_once(&self, after: Duration) -> io::Result<()> {
-        self.set(after, Duration::ZERO)
-    }
-
-    /// Runs out again and again.
-    pub(super) fn run_every(&self, interval: Duration) -> io::Result<()> {
-        self.set(interval, interval)
-    }
-
-    fn set(&self, first: Duration, then: Duration) -> io::Result<()> {
+    /// Runs out after `first`, and again each time that `then` has passed, or, when that is zero, not again. What it was told before is forgotten.
+    pub(super) fn run(&self, first: Duration, then: Duration) -> io::Result<()> {
         let spec = Itimerspec { it_value: timespec(first)?, it_interval: timespec(then)? };
         timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &spec)?;
         Ok(())

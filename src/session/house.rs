@@ -1,6 +1,7 @@
 //! What all workers' sessions share: the configuration, the upstreams, the keys, the counts of clients.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -22,7 +23,7 @@ use crate::admission::{Limits, Pace, Quotas, TenantId, Usage};
 use crate::auth::{Denied, tls_server_end_point};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::net::now;
+use crate::net::{Clock, now};
 use crate::net::tls::ClientTls;
 use crate::pool::ledger::Keep;
 use crate::pool::{Pool, PoolKey, Upstream};
@@ -187,7 +188,7 @@ impl House {
     }
 
     /// A tenant of the configuration, for the clients of one worker that ask for one database.
-    pub fn tenant(&self, at: usize, worker: usize, database: &str) -> Tenant {
+    pub fn tenant(&self, at: usize, worker: usize, database: &str, clock: &Rc<Clock>) -> Tenant {
         let config = self.config.load();
         let configured = config.tenants.get(at).or_else(|| config.tenants.first());
         let name = configured.map_or_else(|| "default".to_owned(), |tenant| tenant.name.clone());
@@ -210,6 +211,7 @@ impl House {
             usage,
             telling: Telling::of(&config.log),
             patience: None,
+            clock: Rc::clone(clock),
         }
     }
 

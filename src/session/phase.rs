@@ -78,6 +78,13 @@ pub struct Limits {
     pub write_stall: Option<Duration>,
 }
 
+impl Limits {
+    /// The shortest of those that a client would notice being kept late. A client's idle time is not among them.
+    pub fn shortest(&self) -> Option<Duration> {
+        [self.queue, self.query, self.transaction, self.idle_transaction, self.contended_idle_transaction].into_iter().flatten().min()
+    }
+}
+
 /// What must be done about a client whose time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
@@ -104,30 +111,40 @@ const UNWATCHED: Duration = Duration::from_millis(500);
 
 /// What is due, if anything.
 pub fn due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Due> {
-    let past = |since: Instant, limit: Option<Duration>| limit.filter(|limit| now.saturating_duration_since(since) >= *limit);
-    if timing.stalled_since.is_some_and(|since| past(since, limits.write_stall).is_some()) {
-        return Some(Due::Cut);
-    }
-    if timing.until.is_some_and(|until| now >= until) {
-        match timing.phase {
-            Phase::Waiting | Phase::Open => return Some(Due::Deadline),
-            Phase::Running if !timing.cancelling => return Some(Due::Deadline),
-            _ => {}
-        }
-    }
-    let in_transaction = timing.transaction_since.and_then(|since| past(since, limits.transaction));
+    ahead(timing, limits).into_iter().flatten().find(|(at, _)| *at <= now).map(|(_, due)| due)
+}
+
+/// When something will be due that is not yet, if the client goes on with what it does.
+pub fn next_due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Instant> {
+    ahead(timing, limits).into_iter().flatten().map(|(at, _)| at).filter(|at| *at > now).min()
+}
+
+/// What lies ahead of a client that goes on with what it does, and when. What comes first here is done where several are due.
+fn ahead(timing: &Timing, limits: &Limits) -> [Option<(Instant, Due)>; 6] {
+    let after = |since: Option<Instant>, limit: Option<Duration>, due: fn(Duration) -> Due| {
+        let limit = limit?;
+        Some((since?.checked_add(limit)?, due(limit)))
+    };
+    let since = Some(timing.since);
+    let stalled = after(timing.stalled_since, limits.write_stall, |_| Due::Cut);
+    let deadline = timing.until.map(|until| (until, Due::Deadline));
+    let watch = if timing.watched { None } else { after(since, Some(UNWATCHED), |_| Due::Watch) };
+    let transaction = |due| after(timing.transaction_since, limits.transaction, due);
     match timing.phase {
-        Phase::Idle | Phase::Pinned => past(timing.since, limits.idle).map(Due::EndIdle),
-        Phase::Waiting => past(timing.since, limits.queue).map(Due::Refuse),
-        Phase::Running if !timing.cancelling && (past(timing.since, limits.query).is_some() || in_transaction.is_some()) => {
-            Some(Due::Cancel)
-        }
-        Phase::Open if past(timing.since, limits.idle_transaction).is_some() => limits.idle_transaction.map(Due::EndTransaction),
-        Phase::Open if in_transaction.is_some() => in_transaction.map(Due::EndTransaction),
-        Phase::Running | Phase::Open if !timing.watched && now.saturating_duration_since(timing.since) >= UNWATCHED => Some(Due::Watch),
-        // After the watching has begun, which is due but once.
-        Phase::Open if past(timing.since, limits.contended_idle_transaction).is_some() => limits.contended_idle_transaction.map(Due::Yield),
-        Phase::Login | Phase::Running | Phase::Open => None,
+        Phase::Login => [stalled, None, None, None, None, None],
+        Phase::Idle | Phase::Pinned => [stalled, after(since, limits.idle, Due::EndIdle), None, None, None, None],
+        Phase::Waiting => [stalled, deadline, after(since, limits.queue, Due::Refuse), None, None, None],
+        Phase::Running if timing.cancelling => [stalled, watch, None, None, None, None],
+        Phase::Running => [stalled, deadline, after(since, limits.query, |_| Due::Cancel), transaction(|_| Due::Cancel), watch, None],
+        Phase::Open => [
+            stalled,
+            deadline,
+            after(since, limits.idle_transaction, Due::EndTransaction),
+            transaction(Due::EndTransaction),
+            watch,
+            // After the watching has begun, which is due but once.
+            after(since, limits.contended_idle_transaction, Due::Yield),
+        ],
     }
 }
 
@@ -228,6 +245,45 @@ mod tests {
         let mut stalled = timing(Phase::Running, start + SECOND);
         stalled.stalled_since = Some(start);
         assert_eq!(due(&stalled, &limits(), start + SECOND), Some(Due::Cut));
+    }
+
+    proptest::proptest! {
+        /// Who looks at nothing but these moments misses nothing.
+        #[test]
+        fn between_two_moments_that_are_named_nothing_new_is_due(
+            phase in 0..6_usize,
+            at in proptest::array::uniform4(proptest::option::of(0..40_u64)),
+            limits in proptest::array::uniform7(proptest::option::of(1..40_u64)),
+            (cancelling, watched) in proptest::prelude::any::<(bool, bool)>(),
+        ) {
+            let start = Instant::now();
+            let after = |ms: u64| start + Duration::from_millis(20 * ms);
+            let phases = [Phase::Login, Phase::Idle, Phase::Waiting, Phase::Running, Phase::Open, Phase::Pinned];
+            let timing = Timing {
+                phase: phases[phase],
+                since: after(at[0].unwrap_or(0)),
+                transaction_since: at[1].map(after),
+                until: at[2].map(after),
+                stalled_since: at[3].map(after),
+                cancelling,
+                watched,
+            };
+            let [queue, query, transaction, idle_transaction, contended_idle_transaction, idle, write_stall] =
+                limits.map(|limit| limit.map(|limit| Duration::from_millis(20 * limit)));
+            let limits = Limits { queue, query, transaction, idle_transaction, contended_idle_transaction, idle, write_stall };
+            let mut next = next_due(&timing, &limits, start - SECOND);
+            let mut before = due(&timing, &limits, start - SECOND);
+            proptest::prop_assert_eq!(before, None);
+            for now in (0..4_000).step_by(10).map(|ms| start + Duration::from_millis(ms)) {
+                let found = due(&timing, &limits, now);
+                let is_named = next == Some(now);
+                proptest::prop_assert!(found == before || is_named, "{:?} became {:?} unforeseen", before, found);
+                proptest::prop_assert!(!is_named || found.is_some());
+                before = found;
+                next = next_due(&timing, &limits, now);
+                proptest::prop_assert!(next.is_none_or(|next| next > now));
+            }
+        }
     }
 
     #[test]

@@ -38,11 +38,11 @@ impl Turnstile {
         Through { inner, turnstile: Rc::clone(self), ticket: None }
     }
 
-    /// Lets the next ones pass after each look at the sockets, for as long as anybody wants to. It never ends.
+    /// Lets the next ones pass after each look at the sockets, for as long as anybody waits. It never ends.
     pub async fn keep(&self) {
         loop {
             self.keeper.notified().await;
-            while self.left.get() < STEPS {
+            while !self.line.borrow().is_empty() {
                 // Comes back after the sockets have been looked at.
                 tokio::task::yield_now().await;
                 self.left.set(STEPS);
@@ -87,13 +87,12 @@ impl<F> Through<F> {
             }
             Some(_) => false,
             None => {
-                if turnstile.left.get() == STEPS {
-                    turnstile.keeper.notify_one();
-                }
                 if turnstile.left.get() > 0 && turnstile.line.borrow().is_empty() {
                     turnstile.left.set(turnstile.left.get() - 1);
                     return true;
                 }
+                // Not before: a look that nobody waits for is a system call too many.
+                turnstile.keeper.notify_one();
                 self.ticket = Some(turnstile.next.replace(turnstile.next.get() + 1));
                 turnstile.line.borrow_mut().push_back(waker.clone());
                 false

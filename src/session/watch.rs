@@ -16,7 +16,7 @@ use super::phase::{Limits, Phase, Timing};
 use super::telling::Telling;
 use crate::admission::{Exceeded, Quotas, Recent, TenantId, Usage};
 use crate::metrics::TenantShard;
-use crate::net::Peer;
+use crate::net::{Clock, Peer};
 use crate::pool::Pool;
 use crate::pool::ledger::{Presence, ServerId};
 use crate::upstream::Settings;
@@ -87,13 +87,24 @@ pub struct Tenant {
     pub telling: Telling,
     /// For how long these clients of its may leave a transaction open with nothing running, where they have a limit of their own.
     pub patience: Option<Duration>,
+    /// What keeps time for them.
+    pub clock: Rc<Clock>,
 }
 
 impl Tenant {
     /// The same for a client that has a limit of its own for how long it may leave a transaction open with nothing running.
     pub fn with_patience(&self, patience: Duration) -> Self {
         let limits = Limits { idle_transaction: Some(patience), ..self.limits };
-        Self { limits, patience: Some(patience), ..self.clone() }
+        let tenant = Self { limits, patience: Some(patience), ..self.clone() };
+        tenant.set_the_clock();
+        tenant
+    }
+
+    /// Whatever is limited for these clients ends in time without asking: at least one tick falls into the shortest of their limits, and looks ahead.
+    pub fn set_the_clock(&self) {
+        if let Some(shortest) = self.limits.shortest() {
+            self.clock.every(shortest);
+        }
     }
 
     /// A transaction begins.
@@ -289,7 +300,9 @@ impl Watch {
     fn earliest(&self, named: Option<Instant>, began: Instant, told: Option<Duration>, now: Instant) -> Option<Instant> {
         let budget = (self.budget_ms > 0).then(|| began + Duration::from_millis(self.budget_ms.into()));
         let told = told.and_then(|told| now.checked_add(told));
-        named.into_iter().chain(budget).chain(told).min()
+        let until = named.into_iter().chain(budget).chain(told).min()?;
+        self.tenant.borrow().clock.by(until);
+        Some(until)
     }
 
     /// The same for what goes on: a deadline that has passed meanwhile holds.

@@ -17,7 +17,7 @@ use super::phase::{self, Due, Phase};
 use super::turnstile::Turnstile;
 use super::watch::{Signal, Tenant, Watch};
 use crate::metrics::CancelCause;
-use crate::net::{Clock, now};
+use crate::net::{Clock, SLOWEST, TICK, now};
 use crate::pool::Local;
 use crate::pool::ledger::Presence;
 
@@ -64,7 +64,11 @@ pub struct Worker {
     /// By the database that is meant, then by their place in the configuration.
     tenants: RefCell<HashMap<String, Vec<Option<Rc<Tenant>>>>>,
     draining: Cell<bool>,
-    ticks: Cell<u32>,
+    /// When it began to keep time.
+    began: Instant,
+    /// When all are looked at the next time.
+    roll_call: Cell<Instant>,
+    period: Cell<u32>,
     /// What logins pass.
     pub turnstile: Rc<Turnstile>,
     /// Told each time that a client leaves.
@@ -77,12 +81,16 @@ pub struct Worker {
     pub slow: Folding<u64>,
 }
 
-/// Every so many ticks idle clients and idle server connections are looked at too.
-const SELDOM: u32 = 10;
+/// So often idle clients and idle server connections are looked at too: at each tick of a clock that nobody hurries.
+const ROLL_CALL: Duration = SLOWEST.saturating_sub(TICK);
+
+/// A period, by which it is reckoned what clients have had lately.
+const PERIOD: Duration = Duration::from_millis(1_280);
 
 impl Worker {
     /// Worker number `number`.
     pub fn new(number: u16, house: Arc<House>, local: Rc<Local>, clock: Rc<Clock>) -> Rc<Self> {
+        let began = clock.coarse();
         Rc::new(Self {
             number,
             house,
@@ -92,7 +100,9 @@ impl Worker {
             active: RefCell::default(),
             tenants: RefCell::default(),
             draining: Cell::new(false),
-            ticks: Cell::new(0),
+            began,
+            roll_call: Cell::new(began),
+            period: Cell::new(0),
             turnstile: Turnstile::new(),
             left: Notify::new(),
             turned_away: Folding::default(),
@@ -106,7 +116,8 @@ impl Worker {
         if let Some(Some(tenant)) = self.tenants.borrow().get(database).and_then(|tenants| tenants.get(at)) {
             return Rc::clone(tenant);
         }
-        let tenant = Rc::new(self.house.tenant(at, usize::from(self.number), database));
+        let tenant = Rc::new(self.house.tenant(at, usize::from(self.number), database, &self.clock));
+        tenant.set_the_clock();
         let mut by_database = self.tenants.borrow_mut();
         let tenants = by_database.entry(database.to_owned()).or_default();
         if tenants.len() <= at {
@@ -119,7 +130,7 @@ impl Worker {
     /// The number of the period, a bit over a second long, by which it is reckoned what clients have had lately.
     #[inline]
     pub fn period(&self) -> u32 {
-        self.ticks.get() >> 7
+        self.period.get()
     }
 
     /// A client has logged in: its place here, which is also a part of its cancel key.
@@ -173,16 +184,21 @@ impl Worker {
         }
     }
 
-    /// Looks at everybody whose time is kept; called once a tick.
-    pub fn sweep(self: &Rc<Self>, now: Instant) {
-        self.ticks.set(self.ticks.get().wrapping_add(1));
-        let seldom = self.ticks.get().is_multiple_of(SELDOM);
+    /// Looks at everybody whose time is kept, and says when the first of them is to be looked at again; called once a tick.
+    pub fn sweep(self: &Rc<Self>, now: Instant) -> Option<Instant> {
+        let passed = now.saturating_duration_since(self.began).as_millis() / PERIOD.as_millis();
+        // The number of a period may begin anew.
+        self.period.set(u32::try_from(passed & u128::from(u32::MAX)).unwrap_or(0));
+        let seldom = now >= self.roll_call.get();
         let clients = self.clients.borrow();
         if seldom {
+            self.roll_call.set(now + ROLL_CALL);
             clients.iter().for_each(|(_, watch)| Self::look_at(watch, now));
         } else {
             self.active.borrow().iter().filter_map(|slot| clients.get(*slot as usize)).for_each(|watch| Self::look_at(watch, now));
         }
+        let ahead = |watch: &Rc<Watch>| phase::next_due(&watch.timing(), &watch.tenant.borrow().limits, now);
+        let next = self.active.borrow().iter().filter_map(|slot| clients.get(*slot as usize)).filter_map(ahead).min();
         drop(clients);
         if seldom {
             for (fault, clients) in self.turned_away.due(now) {
@@ -197,6 +213,7 @@ impl Worker {
             }
             self.local.look_after_idle();
         }
+        next
     }
 
     fn look_at(watch: &Watch, now: Instant) {
@@ -248,6 +265,7 @@ impl Worker {
     /// Clients keep their tenant, by name, with the limits of the new configuration.
     fn reload(&self) {
         self.tenants.borrow_mut().clear();
+        self.clock.slow_down();
         self.local.set_upstreams(self.house.upstreams());
         let config = self.house.config.load();
         for (_, watch) in &*self.clients.borrow() {
