@@ -86,6 +86,8 @@ impl<'a> Scout<'a> {
                 self.among_tables = vec![false];
                 return;
             }
+            // Only the actions of a rule are written like that: whatever comes behind it runs nothing.
+            Token::Mark(b';') if matches!(self.head, Head::Explain | Head::Create) => self.head = Head::Done,
             Token::Mark(b'(') => {
                 self.depth = self.depth.saturating_add(1);
                 self.among_tables.push(false);
@@ -298,6 +300,8 @@ mod tests {
             "DO $$ BEGIN EXECUTE a; END $$",
             "SELECT 'x; EXECUTE a'",
             "SELECT '\\'; EXECUTE a; --'",
+            "EXPLAIN (ANALYZE; SET a = 1) EXECUTE a",
+            "CREATE TABLE t AS (SELECT 1; SELECT 2) AS EXECUTE a",
             "EXECUTE U&\"a\"",
             "EXECUTE",
             "EXECUTE 'a'",
