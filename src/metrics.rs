@@ -33,6 +33,7 @@ pub use embedded::Embedded;
 pub use fold::{NAMED_TENANTS, OTHER_TENANTS};
 pub use labels::{
     Api, ApiOutcome, By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, PressureState, ServerState, Sparse,
+    StatementStep,
 };
 pub use numbers::{Cells, Counter, Gauge, Histogram};
 pub use pressure::Pressure;

@@ -345,6 +345,53 @@ async fn settings_change_by_set_until_the_process_ends_and_by_reload() {
 }
 
 #[tokio::test]
+async fn prepared_statements_are_counted_as_clients_and_as_servers_see_them() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).max_connections(1).start().await;
+    let ops = ops(&proxy).await;
+    for _ in 0..3 {
+        let mut client = client(&proxy).await;
+        client.send(&[parse("p", "SELECT 1", &[]), sync()].concat()).await;
+        client.until_ready().await;
+        for _ in 0..2 {
+            client.send(&[bind("", "p", &[]), execute("", 0), sync()].concat()).await;
+            client.until_ready().await;
+        }
+        client.send(&[parse("", "SELECT 2", &[]), bind("", "", &[]), execute("", 0), sync()].concat()).await;
+        client.until_ready().await;
+    }
+    let stats = ops.row("SHOW STATS", "database", "app").await;
+    let seen = ["total_client_parse_count", "total_server_parse_count", "total_bind_count"].map(|column| number(&stats, column));
+    assert_eq!(seen, [3, 1, 6], "what has no name is not counted");
+    for (step, count) in [("prepared", 3.0), ("parsed", 1.0), ("bound", 6.0)] {
+        let name = format!(r#"pgweir_prepared_statements_total{{step="{step}",tenant="default"}}"#);
+        assert!((proxy.metric(&name).await - count).abs() < 0.1, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_its_server_connection_is_shown_with_why() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).start().await;
+    let ops = ops(&proxy).await;
+    let mut keeps = client(&proxy).await;
+    let reason = async || {
+        let row = ops.row("SHOW CLIENTS", "database", "app").await;
+        (row["pinned"].clone(), row["pin_reason"].clone())
+    };
+    assert_eq!(reason().await, ("0".into(), String::new()));
+    for (take, why, release) in [
+        ("CREATE TEMP TABLE t (a int)", "temp", "DROP TABLE t"),
+        ("SELECT pg_advisory_lock(1)", "advisory_lock", "SELECT pg_advisory_unlock(1)"),
+    ] {
+        keeps.query(take).await;
+        eventually(why, PATIENCE, async || reason().await == ("1".into(), why.into())).await;
+        keeps.query(release).await;
+        eventually("it keeps nothing", PATIENCE, async || reason().await == ("0".into(), String::new())).await;
+    }
+}
+
+#[tokio::test]
 async fn it_answers_while_the_proxy_is_full_and_while_it_drains() {
     let pg = Postgres::start().await;
     let mut proxy = options(&pg).set("clients.max_clients", 1).start().await;

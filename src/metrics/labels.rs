@@ -212,6 +212,18 @@ labelled! {
 }
 
 labelled! {
+    /// What is done with a prepared statement that has a name.
+    StatementStep {
+        /// A client prepared it.
+        Prepared = "prepared",
+        /// It was parsed on a server connection that did not have it.
+        Parsed = "parsed",
+        /// A client bound it to parameters.
+        Bound = "bound",
+    }
+}
+
+labelled! {
     /// How the opening of a server connection ended.
     ConnectOutcome {
         /// It is open.

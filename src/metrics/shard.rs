@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::{CancelCause, Cells, ClientState, ConnectOutcome, Counter, Gauge, Histogram, LoginOutcome};
+use super::{CancelCause, Cells, ClientState, ConnectOutcome, Counter, Gauge, Histogram, LoginOutcome, StatementStep};
 
 /// One worker's numbers of one tenant. The default one is published nowhere.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub struct TenantShard {
     pub bytes_out: Counter,
     /// Notifications that clients heard by way of a shared connection.
     pub notifications: Counter,
+    /// Statements with names, by `StatementStep`.
+    pub statements: [Counter; StatementStep::ALL.len()],
     /// Refusals, by the fault's number.
     pub refused: Cells<Counter>,
     /// Cancelled queries, by `CancelCause`.
@@ -43,6 +45,14 @@ pub struct TenantShard {
 impl TenantShard {
     pub(super) fn new(faults: usize, reasons: usize) -> Self {
         Self { refused: Cells::new(faults), pinned: Cells::new(reasons), pins: Cells::new(reasons), ..Self::default() }
+    }
+
+    /// What became of statements with names.
+    #[inline]
+    pub fn count_statements(&self, steps: [u32; StatementStep::ALL.len()]) {
+        for (counter, count) in self.statements.iter().zip(steps).filter(|(_, count)| *count > 0) {
+            counter.add(count.into());
+        }
     }
 
     /// A client goes from one state to another.

@@ -1,7 +1,7 @@
 //! The table of metric families: the one place where a metric has its name, type, labels, unit and help. The export and the reference page both come from it.
 
 use super::export::{Samples, View};
-use super::labels::{Api, ApiOutcome, CancelCause, ClientState, ConnectOutcome, Label, LoginOutcome, ServerState};
+use super::labels::{Api, ApiOutcome, CancelCause, ClientState, ConnectOutcome, Label, LoginOutcome, ServerState, StatementStep};
 use super::tenant::TenantNumbers;
 use super::{Durations, Sparse, UpstreamSnapshot};
 
@@ -57,6 +57,7 @@ const CONNECT_OUTCOME: Tag = Tag { name: "outcome", values: Values::Words(words:
 const API: Tag = Tag { name: "api", values: Values::Words(words::<Api>) };
 const API_OUTCOME: Tag = Tag { name: "outcome", values: Values::Words(words::<ApiOutcome>) };
 const CAUSE: Tag = Tag { name: "cause", values: Values::Words(words::<CancelCause>) };
+const STEP: Tag = Tag { name: "step", values: Values::Words(words::<StatementStep>) };
 const DIRECTION: Tag =
     Tag { name: "direction", values: Values::Words(|| vec![("in", " From clients to servers."), ("out", " From servers to clients.")]) };
 
@@ -229,6 +230,16 @@ pub(super) const FAMILIES: &[Family] = &[
         labels: &[TENANT],
         help: "Notifications that clients heard by way of a shared server connection, once for each client.",
         read: |view, samples| each_tenant(view, |name, tenant| samples.count(&[name], tenant.notifications)),
+    },
+    Family {
+        name: "pgweir_prepared_statements_total",
+        kind: Kind::Counter,
+        unit: "messages",
+        labels: &[TENANT, STEP],
+        help: "Messages about prepared statements with names: what clients prepare is parsed once for each server connection that it runs on, whoever prepares it.",
+        read: |view, samples| {
+            each_tenant(view, |name, tenant| tenant.statements.iter().for_each(|(step, n)| samples.count(&[name, step.label()], n)));
+        },
     },
     Family {
         name: "pgweir_bytes_total",

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::labels::{By, CancelCause, ClientState, Label, LoginOutcome, Sparse};
+use super::labels::{By, CancelCause, ClientState, Label, LoginOutcome, Sparse, StatementStep};
 use super::{Counter, Durations, Gauge, TenantShard};
 
 /// A tenant's numbers.
@@ -30,6 +30,8 @@ pub struct TenantNumbers {
     pub bytes_out: u64,
     /// Notifications that clients heard by way of a shared connection.
     pub notifications: u64,
+    /// What became of statements with names.
+    pub statements: By<StatementStep, u64>,
     /// Refusals, by fault.
     pub refused: Sparse<u64>,
     /// Cancelled queries.
@@ -70,6 +72,7 @@ impl TenantNumbers {
             bytes_in: shard.bytes_in.get(),
             bytes_out: shard.bytes_out.get(),
             notifications: shard.notifications.get(),
+            statements: counts(&shard.statements),
             refused: sparse(names.faults, shard.refused.iter().map(Counter::get)),
             cancelled: counts(&shard.cancelled),
             pinned: sparse(names.reasons, shard.pinned.iter().map(Gauge::get)),
@@ -111,6 +114,7 @@ impl TenantNumbers {
         let change_all = |own: &mut [u64], theirs: &[u64]| own.iter_mut().zip(theirs).for_each(|(own, theirs)| change(own, *theirs));
         change_all(self.logins.numbers_mut(), other.logins.numbers());
         change_all(self.cancelled.numbers_mut(), other.cancelled.numbers());
+        change_all(self.statements.numbers_mut(), other.statements.numbers());
         for (own, theirs) in [
             (&mut self.login, &other.login),
             (&mut self.queue_wait, &other.queue_wait),

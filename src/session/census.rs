@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::phase::Phase;
+use super::pins::Pin;
 use super::watch::Watch;
 use crate::net::Peer;
 use crate::pool::ledger::{PoolId, ServerId};
@@ -71,8 +72,8 @@ pub struct ClientEntry {
     pub phase: Phase,
     /// For how long.
     pub since: Duration,
-    /// Whether it keeps its server connection for longer than its transactions.
-    pub pinned: bool,
+    /// Why it keeps its server connection for longer than its transactions, if it does.
+    pub pin: Option<&'static str>,
     /// The server connection that it holds.
     pub server: Option<ServerId>,
     /// Where it comes from.
@@ -100,7 +101,7 @@ impl ClientEntry {
             replication: key.replication,
             phase: timing.phase,
             since: now.saturating_duration_since(timing.since),
-            pinned: watch.is_pinned(),
+            pin: watch.pin().map(Pin::label),
             server: holds.then(|| watch.server()),
             peer: watch.peer,
             connected: watch.connected,

@@ -188,7 +188,7 @@ impl Relay<'_> {
         drop(tenant);
         match self.pinned {
             Some(pin) => self.count_pin(pin, true),
-            None => watch.set_pinned(false),
+            None => watch.set_pin(None),
         }
     }
 
@@ -203,7 +203,7 @@ impl Relay<'_> {
             tenant.numbers.pins[pin.number()].add(1);
         }
         drop(tenant);
-        watch.set_pinned(true);
+        watch.set_pin(Some(pin));
     }
 }
 

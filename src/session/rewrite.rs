@@ -2,7 +2,6 @@
 //! What is rewritten goes into one buffer of the worker's and out in one send. Answers pass untouched unless a note is open.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use super::deadline::{Neutral, neutral};
 use super::end::Stop;
@@ -15,7 +14,7 @@ use super::statements::{Clerk, Notes, Piece, Rewritten};
 use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Pool;
-use crate::upstream::{Answer, Owed, Prepared, State, note_reported};
+use crate::upstream::{Answer, Owed, Prepared, Settings, State, note_reported};
 use crate::wire::Status;
 use crate::wire::message::{self, Fields};
 use crate::wire::scan::Side;
@@ -153,6 +152,19 @@ fn with_spare<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         SPARE.with_borrow_mut(|(bytes, _)| *bytes = spare);
     }
     outcome
+}
+
+/// Who rewrites the messages of a client, with its names and settings and its pool, for a server of this state.
+fn clerk<'a>(
+    edit: &'a mut Edit,
+    (names, settings, pool): (&'a mut Names, &'a Settings, &'a Pool),
+    State { owed, prepared, .. }: &'a mut State,
+    tells_all: bool,
+    out: &'a mut Vec<u8>,
+) -> Clerk<'a> {
+    let bound = pool.upstream.times.load().prepared_bytes;
+    let (notes, known, has_prepared) = (&mut edit.notes, &pool.statements, edit.has_prepared);
+    Clerk { names, notes, owed, prepared, known, settings, bound, has_prepared, tells_all, out }
 }
 
 impl Relay<'_> {
@@ -294,40 +306,16 @@ impl Relay<'_> {
 
     fn with_clerk(&mut self, out: &mut Vec<u8>, work: impl FnOnce(&mut Clerk<'_>)) {
         let Some(edit) = self.edit.as_deref_mut() else { return };
-        let pool: &Arc<Pool> = &self.client.watch.pool;
-        let State { owed, prepared, .. } = &mut *self.lease.server_mut().state;
-        work(&mut Clerk {
-            names: &mut self.client.names,
-            notes: &mut edit.notes,
-            owed,
-            prepared,
-            known: &pool.statements,
-            settings: &self.client.settings,
-            bound: pool.upstream.times.load().prepared_bytes,
-            tells_all: self.inspector.looks_for_calls(),
-            has_prepared: edit.has_prepared,
-            out,
-        });
+        let client = (&mut self.client.names, &*self.client.settings, &*self.client.watch.pool);
+        work(&mut clerk(edit, client, &mut self.lease.server_mut().state, self.inspector.looks_for_calls(), out));
     }
 
     /// Rewrites a message; how many bytes it has.
     fn rewrite_piece(&mut self, kind: u8, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<usize, Stop> {
         let total = piece.total;
         let Some(edit) = self.edit.as_deref_mut() else { return Ok(0) };
-        let pool: &Arc<Pool> = &self.client.watch.pool;
-        let State { owed, prepared, .. } = &mut *self.lease.server_mut().state;
-        let mut clerk = Clerk {
-            names: &mut self.client.names,
-            notes: &mut edit.notes,
-            owed,
-            prepared,
-            known: &pool.statements,
-            settings: &self.client.settings,
-            bound: pool.upstream.times.load().prepared_bytes,
-            tells_all: self.inspector.looks_for_calls(),
-            has_prepared: edit.has_prepared,
-            out,
-        };
+        let client = (&mut self.client.names, &*self.client.settings, &*self.client.watch.pool);
+        let mut clerk = clerk(edit, client, &mut self.lease.server_mut().state, self.inspector.looks_for_calls(), out);
         let body = piece.bytes.get(5..).unwrap_or_default();
         let is_whole = piece.bytes.len() == total;
         let (text, effects) = clerk.text_of(kind, body, &self.client.unnamed);
@@ -352,7 +340,9 @@ impl Relay<'_> {
                 return Ok(piece.bytes.len());
             }
         }
-        match clerk.rewrite(kind, piece, &self.client.unnamed) {
+        let rewritten = clerk.rewrite(kind, piece, &self.client.unnamed);
+        self.client.watch.tenant.borrow().numbers.count_statements(clerk.notes.take_steps());
+        match rewritten {
             Rewritten::AsItIs => {}
             Rewritten::Runs(statement) => self.runs(statement.effects(), statement.text(), true),
             Rewritten::OnlyHere => self.inspector.hold_statement(),

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use super::names::{Names, key};
 use super::said::Moves;
 use crate::fault::Fault;
+use crate::metrics::StatementStep;
 use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
 use crate::wire::message::Fields;
 use crate::wire::sql::{self, Effects};
@@ -73,12 +74,24 @@ pub struct Notes {
     deallocating: VecDeque<Option<Box<[u8]>>>,
     /// What the server has been told in place of texts, each with the number of the ReadyForQuery that ends what it is about.
     moves: VecDeque<(u64, Moves)>,
+    /// What became of statements with names since this was last asked.
+    steps: [u32; StatementStep::ALL.len()],
 }
 
 impl Notes {
     /// Whether a message without an answer gives this name to a statement.
     pub fn names(&self, name: &[u8]) -> bool {
         self.open.iter().any(|note| note.name.as_ref().is_some_and(|(noted, _)| **noted == *name))
+    }
+
+    fn count(&mut self, step: StatementStep) {
+        self.steps[step.index()] = self.steps[step.index()].saturating_add(1);
+    }
+
+    /// What became of statements with names since this was last asked.
+    #[inline]
+    pub fn take_steps(&mut self) -> [u32; StatementStep::ALL.len()] {
+        std::mem::take(&mut self.steps)
     }
 
     /// Whether the server's answers can pass as they come.
@@ -330,6 +343,7 @@ impl Clerk<'_> {
         if self.names.is_full() {
             return self.parse_long(piece).map(|()| false);
         }
+        self.notes.count(StatementStep::Prepared);
         let statement = self.known.intern(&self.settings.context(), definition, sql::session_state);
         let mut note = Note::new(Show::Say(b'1'), Server::Untouched);
         // What a transaction that may have failed says to a Parse only its server knows.
@@ -362,6 +376,8 @@ impl Clerk<'_> {
             self.note(Note::new(Show::Exists(name.into()), Server::Untouched));
             return Some(());
         }
+        self.notes.count(StatementStep::Prepared);
+        self.notes.count(StatementStep::Parsed);
         let statement = Arc::new(Statement::unknown());
         let server_name = self.make_room_for(&statement);
         self.rename(piece, 5, name, &server_name.written());
@@ -397,6 +413,9 @@ impl Clerk<'_> {
         };
         self.rename(piece, at, name, &server_name.written());
         self.owed.sent(kind);
+        if kind == b'B' {
+            self.notes.count(StatementStep::Bound);
+        }
         Some(if statement.effects().is_empty() && !self.tells_all { Rewritten::AsItIs } else { Rewritten::Runs(statement) })
     }
 
@@ -515,6 +534,7 @@ impl Clerk<'_> {
     }
 
     fn parse_statement(&mut self, name: ServerName, statement: &Statement) {
+        self.notes.count(StatementStep::Parsed);
         self.parse_as(&name.written(), statement.definition());
     }
 

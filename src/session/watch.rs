@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::census::Protection;
 use super::phase::{Limits, Phase, Timing};
+use super::pins::Pin;
 use super::telling::Telling;
 use crate::admission::{Exceeded, Quotas, Recent, TenantId, Usage};
 use crate::metrics::TenantShard;
@@ -139,7 +140,7 @@ pub struct Watch {
     /// The server time that it has had lately.
     recent: Cell<Recent>,
     /// What it has left on its server connection.
-    pinned: Cell<bool>,
+    pin: Cell<Option<Pin>>,
     signal: Cell<Option<Signal>>,
     draining: Cell<bool>,
     waker: Cell<Option<Waker>>,
@@ -194,7 +195,7 @@ impl Watch {
             deadline: Cell::default(),
             budget_ms,
             recent: Cell::default(),
-            pinned: Cell::new(false),
+            pin: Cell::new(None),
             signal: Cell::new(None),
             draining: Cell::new(false),
             waker: Cell::new(None),
@@ -237,9 +238,9 @@ impl Watch {
         ServerId(self.server.get())
     }
 
-    /// Whether it has left something on its server connection.
-    pub fn is_pinned(&self) -> bool {
-        self.pinned.get()
+    /// What it has left on its server connection, if anything.
+    pub fn pin(&self) -> Option<Pin> {
+        self.pin.get()
     }
 
     /// What it does since when.
@@ -252,7 +253,7 @@ impl Watch {
     #[inline]
     pub fn enter(&self, phase: Phase, now: Instant) {
         let mut timing = self.timing.get();
-        let pinned = self.pinned.get();
+        let pinned = self.pin.get().is_some();
         let (from, to) = (timing.phase.state(pinned), phase.state(pinned));
         if from != to {
             self.tenant.borrow().numbers.moved(from, to);
@@ -336,10 +337,10 @@ impl Watch {
     }
 
     /// It has left something on its server connection, or has nothing there any more.
-    pub fn set_pinned(&self, pinned: bool) {
-        let was = self.pinned.replace(pinned);
+    pub fn set_pin(&self, pin: Option<Pin>) {
+        let was = self.pin.replace(pin);
         let phase = self.timing.get().phase;
-        let (from, to) = (phase.state(was), phase.state(pinned));
+        let (from, to) = (phase.state(was.is_some()), phase.state(pin.is_some()));
         if from != to {
             self.tenant.borrow().numbers.moved(from, to);
         }
@@ -360,7 +361,7 @@ impl Watch {
 
     /// It leaves.
     pub fn gone(&self) {
-        let state = self.timing.get().phase.state(self.pinned.get());
+        let state = self.timing.get().phase.state(self.pin.get().is_some());
         self.tenant.borrow().numbers.clients[state.index()].add(-1);
     }
 

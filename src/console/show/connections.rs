@@ -41,7 +41,7 @@ pub(super) const POOLS: [Column; 23] = [
     int("cl_listening"),
 ];
 
-pub(super) const CLIENTS: [Column; 23] = connection_and([text("tenant"), int("pinned")]);
+pub(super) const CLIENTS: [Column; 24] = connection_and([text("tenant"), int("pinned"), text("pin_reason")]);
 
 pub(super) const SERVERS: [Column; 22] = connection_and([text("upstream")]);
 
@@ -106,7 +106,7 @@ pub(super) fn pools(view: &View) -> Vec<Row> {
     let mut crowds: HashMap<(usize, PoolId), Crowd> = HashMap::new();
     for client in &view.clients {
         let crowd = crowds.entry((client.upstream, client.pool)).or_default();
-        crowd.pinned += u32::from(client.pinned);
+        crowd.pinned += u32::from(client.pin.is_some());
         if client.phase == Phase::Waiting {
             crowd.waiting += 1;
             crowd.longest = crowd.longest.max(client.since);
@@ -161,7 +161,8 @@ pub(super) fn mode(mode: PoolMode) -> &'static str {
 
 pub(super) fn clients(view: &View) -> Vec<Row> {
     let row = |client: &ClientEntry| {
-        [client_row(view, client, client_state(client)), vec![client.tenant.as_str().into(), client.pinned.into()]].concat()
+        let own = vec![client.tenant.as_str().into(), client.pin.is_some().into(), client.pin.unwrap_or_default().into()];
+        [client_row(view, client, client_state(client)), own].concat()
     };
     view.clients.iter().map(row).collect()
 }

@@ -1,12 +1,12 @@
 //! SHOW STATS and its halves: what each database's clients have done, in all and per second over the last period.
 //!
-//! Times are in microseconds, as PgBouncer has them. What is not counted here (parses and binds) is NULL.
+//! Times are in microseconds, as PgBouncer has them.
 
 use std::time::Duration;
 
 use super::{Column, Row, View, big, text};
 use crate::console::table::Value;
-use crate::metrics::{DatabaseSnapshot, TenantNumbers};
+use crate::metrics::{DatabaseSnapshot, StatementStep, TenantNumbers};
 
 pub(super) const STATS: [Column; 24] = [
     text("database"),
@@ -82,11 +82,7 @@ fn total(numbers: &TenantNumbers) -> Row {
     let sum = Sum::of(numbers);
     let counted =
         [sum.leases, sum.transactions, sum.queries, sum.bytes_in, sum.bytes_out, sum.lease_micros, sum.query_micros, sum.wait_micros];
-    counted.into_iter().map(Value::from).chain(uncounted()).collect()
-}
-
-fn uncounted() -> [Value; 3] {
-    [Value::Null, Value::Null, Value::Null]
+    counted.into_iter().chain(sum.statements).map(Value::from).collect()
 }
 
 fn average(view: &View, name: &str) -> Row {
@@ -106,7 +102,7 @@ fn average(view: &View, name: &str) -> Row {
         each(sum.query_micros, sum.queries),
         per_second(sum.wait_micros),
     ];
-    counted.into_iter().map(Value::from).chain(uncounted()).collect()
+    counted.into_iter().chain(sum.statements.map(per_second)).map(Value::from).collect()
 }
 
 fn rate(count: u64, length: Duration) -> u64 {
@@ -126,6 +122,8 @@ struct Sum {
     lease_micros: u64,
     query_micros: u64,
     wait_micros: u64,
+    /// Parsed by clients, parsed on servers, bound.
+    statements: [u64; 3],
 }
 
 impl Sum {
@@ -139,6 +137,7 @@ impl Sum {
             lease_micros: numbers.lease.sum_nanos / 1_000,
             query_micros: numbers.query.sum_nanos / 1_000,
             wait_micros: numbers.queue_wait.sum_nanos / 1_000,
+            statements: [StatementStep::Prepared, StatementStep::Parsed, StatementStep::Bound].map(|step| numbers.statements[step]),
         }
     }
 
@@ -152,6 +151,7 @@ impl Sum {
             lease_micros: self.lease_micros.saturating_sub(older.lease_micros),
             query_micros: self.query_micros.saturating_sub(older.query_micros),
             wait_micros: self.wait_micros.saturating_sub(older.wait_micros),
+            statements: std::array::from_fn(|step| self.statements[step].saturating_sub(older.statements[step])),
         }
     }
 }

@@ -180,7 +180,10 @@ impl<'a> Reader<'a> {
 
             (Expect::Persistence, Word::Or | Word::Local) => next = Expect::Persistence,
             (Expect::Persistence, Word::Temp) => self.makes_temp = true,
-            (Expect::Persistence, _) => effects.defines |= !makes_only_data(token),
+            (Expect::Persistence, _) => {
+                effects.defines |= !makes_only_data(token);
+                self.last = word;
+            }
 
             (Expect::Discard | Expect::Close | Expect::Body, _) => {}
         }

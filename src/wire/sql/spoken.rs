@@ -129,6 +129,10 @@ impl<'a> Scout<'a> {
             return;
         }
         self.begin(token);
+        if matches!(self.head, Head::Prepare | Head::Deallocate) {
+            // That is nothing to explain.
+            self.head = Head::Done;
+        }
     }
 
     /// `DEALLOCATE [PREPARE] name`.
@@ -302,6 +306,8 @@ mod tests {
             "SELECT '\\'; EXECUTE a; --'",
             "EXPLAIN (ANALYZE; SET a = 1) EXECUTE a",
             "CREATE TABLE t AS (SELECT 1; SELECT 2) AS EXECUTE a",
+            "EXPLAIN PREPARE a AS SELECT 1",
+            "EXPLAIN DEALLOCATE a",
             "EXECUTE U&\"a\"",
             "EXECUTE",
             "EXECUTE 'a'",
