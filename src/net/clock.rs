@@ -168,12 +168,11 @@ impl Future for Sleep {
         }
         let (clock, until) = (Rc::clone(&self.clock), self.until);
         let mut sleepers = clock.sleepers.borrow_mut();
-        match self.place.and_then(|place| sleepers.get_mut(place)) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => {
-                self.place = Some(sleepers.insert((until, cx.waker().clone())));
-                clock.by(until);
-            }
+        if let Some((_, waker)) = self.place.and_then(|place| sleepers.get_mut(place)) {
+            waker.clone_from(cx.waker());
+        } else {
+            self.place = Some(sleepers.insert((until, cx.waker().clone())));
+            clock.by(until);
         }
         Poll::Pending
     }
@@ -193,7 +192,9 @@ mod tests {
 
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    /// Nearly as long as from one tick to the next that nobody hurries.
+    const NEARLY: Duration = Duration::from_millis(90);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn with_clock(test: impl AsyncFnOnce(Rc<Clock>)) {
         let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default()).unwrap();
@@ -210,7 +211,7 @@ mod tests {
     #[test]
     fn it_ticks_at_its_slowest_unless_asked_and_never_earlier_than_asked() {
         with_clock(async |clock| {
-            assert!(next(&clock).await > SLOWEST - TICK, "nobody has asked for anything");
+            assert!(next(&clock).await > NEARLY, "nobody has asked for anything");
             clock.tick(now(), None);
             let at = now() + 3 * TICK;
             clock.by(at);
@@ -219,7 +220,7 @@ mod tests {
             assert!(took > 2 * TICK, "{took:?}");
             assert!(now() >= at, "it would have to tick again at once");
             clock.tick(now(), None);
-            assert!(next(&clock).await > SLOWEST - TICK, "that was for once");
+            assert!(next(&clock).await > NEARLY, "that was for once");
         });
     }
 
@@ -263,7 +264,7 @@ mod tests {
             assert!(clock.next.get() <= now() + TICK);
             clock.slow_down();
             next(&clock).await;
-            assert!(next(&clock).await > SLOWEST - TICK, "what was asked for already has been kept");
+            assert!(next(&clock).await > NEARLY, "what was asked for already has been kept");
         });
     }
 }

@@ -256,7 +256,8 @@ mod tests {
             limits in proptest::array::uniform7(proptest::option::of(1..40_u64)),
             (cancelling, watched) in proptest::prelude::any::<(bool, bool)>(),
         ) {
-            let start = Instant::now();
+            let before = Instant::now();
+            let start = before + SECOND;
             let after = |ms: u64| start + Duration::from_millis(20 * ms);
             let phases = [Phase::Login, Phase::Idle, Phase::Waiting, Phase::Running, Phase::Open, Phase::Pinned];
             let timing = Timing {
@@ -271,8 +272,8 @@ mod tests {
             let [queue, query, transaction, idle_transaction, contended_idle_transaction, idle, write_stall] =
                 limits.map(|limit| limit.map(|limit| Duration::from_millis(20 * limit)));
             let limits = Limits { queue, query, transaction, idle_transaction, contended_idle_transaction, idle, write_stall };
-            let mut next = next_due(&timing, &limits, start - SECOND);
-            let mut before = due(&timing, &limits, start - SECOND);
+            let mut next = next_due(&timing, &limits, before);
+            let mut before = due(&timing, &limits, before);
             proptest::prop_assert_eq!(before, None);
             for now in (0..4_000).step_by(10).map(|ms| start + Duration::from_millis(ms)) {
                 let found = due(&timing, &limits, now);
