@@ -88,6 +88,7 @@ async fn control(built: Built, source: Source, log: Box<dyn Fn(&str)>) -> anyhow
     house.open_console(door);
     tokio::task::spawn_local(console::serve(visits, Rc::clone(&process) as _));
     tokio::task::spawn_local(state::keep_periods(Rc::clone(&process)));
+    tokio::task::spawn_local(state::keep_history(Rc::clone(&process)));
     if let Some(cloudwatch) = house.config.load().cloudwatch.clone() {
         tokio::task::spawn_local(cloudwatch::tell(Rc::clone(&process) as _, cloudwatch));
     }

@@ -8,6 +8,7 @@ mod durations;
 mod embedded;
 mod export;
 mod fold;
+mod history;
 mod labels;
 mod live;
 mod numbers;
@@ -31,6 +32,7 @@ pub use api::{ApiNumbers, ApiRequests, ApiSnapshot};
 pub use durations::{BOUNDS_MICROS, BUCKETS, Durations, bounds_seconds};
 pub use embedded::Embedded;
 pub use fold::{NAMED_TENANTS, OTHER_TENANTS};
+pub use history::{EVERY as HISTORY_EVERY, History};
 pub use labels::{
     Api, ApiOutcome, By, CancelCause, ClientState, ConnectOutcome, Label, Lifecycle, LoginOutcome, PressureState, ServerState, Sparse,
     StatementStep,

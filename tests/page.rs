@@ -6,7 +6,7 @@ mod harness;
 
 use std::process::Command;
 
-use harness::{Postgres, Proxy, Wire};
+use harness::{PATIENCE, Postgres, Proxy, Wire, eventually};
 
 /// What a browser has made of a page after so many seconds, which pass as fast as it can.
 async fn seen(url: String, seconds: u32) -> String {
@@ -56,6 +56,11 @@ async fn a_browser_shows_what_is_counted() {
     assert!(upstreams.contains(">main<") && upstreams.contains("● ok") && upstreams.contains("<dd>2 of 10</dd>"), "{upstreams}");
     let charts = between(&page, "id=\"charts\"", "<h2>");
     assert_eq!(charts.matches("<svg").count(), 4, "{charts}");
+    // One look tells no rate yet: this is what the proxy remembers.
+    eventually("the proxy remembers", PATIENCE, async || proxy.http_get("/history").await.body.contains("age_seconds")).await;
+    let page = seen(format!("http://{address}/"), 1).await;
+    let transactions = between(&page, "Transactions per second", "</section>");
+    assert!(!transactions.contains("transactions <b>–</b>") && transactions.contains("<path d=\"M"), "{transactions}");
     let tenants = between(&page, "<table id=\"tenants\">", "</table>");
     assert!(tenants.contains(">shop<") && tenants.contains("&lt;b id='x'&gt;&amp;amp;<"), "names are texts, whatever they hold: {tenants}");
     assert!(between(&page, "<table id=\"pins\">", "</table>").contains("<td>temp</td><td>1</td><td>1</td>"), "{page}");

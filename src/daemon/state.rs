@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 use crate::admission::{Reading, Strain, TenantId};
 use crate::console::{Order, PERIOD, Period, Steward};
 use crate::http::Operations;
-use crate::metrics::{By, Lifecycle, PoolState, Pressure, PressureState, ProcessState, ServerState, Snapshot, UpstreamState};
+use crate::metrics::{
+    By, HISTORY_EVERY, History, Lifecycle, PoolState, Pressure, PressureState, ProcessState, ServerState, Snapshot, UpstreamState,
+};
 use crate::net::now;
 use crate::pool::ledger::{PoolId, State};
 use crate::pool::{Pool, Upstream};
@@ -30,6 +32,7 @@ pub struct Process {
     began: Instant,
     orders: UnboundedSender<Ordered>,
     period: RefCell<Option<Period>>,
+    history: RefCell<History>,
 }
 
 /// An order, and where its outcome goes.
@@ -39,8 +42,8 @@ impl Process {
     /// A process that is starting.
     pub fn new(house: Arc<House>) -> (Rc<Self>, UnboundedReceiver<Ordered>) {
         let (orders, ordered) = unbounded_channel();
-        let (stage, period) = (Cell::new(Lifecycle::Starting), RefCell::default());
-        (Rc::new(Self { house, stage, started: SystemTime::now(), began: now(), orders, period }), ordered)
+        let (stage, period, history) = (Cell::new(Lifecycle::Starting), RefCell::default(), RefCell::default());
+        (Rc::new(Self { house, stage, started: SystemTime::now(), began: now(), orders, period, history }), ordered)
     }
 
     /// It goes a step further.
@@ -57,6 +60,14 @@ pub async fn keep_periods(process: Rc<Process>) {
         let older = process.period.take().map(|period| period.newer).unwrap_or_default();
         let newer = process.all().databases;
         process.period.replace(Some(Period { older, newer, length: PERIOD }));
+    }
+}
+
+/// Notes what the page shows of the time before it was opened.
+pub async fn keep_history(process: Rc<Process>) {
+    loop {
+        process.history.borrow_mut().note(&process.all());
+        tokio::time::sleep(HISTORY_EVERY).await;
     }
 }
 
@@ -96,6 +107,10 @@ impl Process {
 impl Operations for Process {
     fn snapshot(&self) -> Snapshot {
         self.all()
+    }
+
+    fn history(&self) -> String {
+        self.history.borrow().json(now().saturating_duration_since(self.began).as_secs_f64())
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -61,9 +61,10 @@ struct Endpoint {
 }
 
 /// Every endpoint.
-const ENDPOINTS: [Endpoint; 7] = [
+const ENDPOINTS: [Endpoint; 8] = [
     Endpoint { path: "/", answer: |_, _| page() },
     Endpoint { path: "/live", answer: live },
+    Endpoint { path: "/history", answer: |desk, _| answer(StatusCode::OK, "application/json", desk.operations.history()) },
     Endpoint { path: "/metrics", answer: |desk, _| metrics(&*desk.operations) },
     Endpoint { path: "/status", answer: |desk, _| status(&*desk.operations) },
     Endpoint { path: "/pressure", answer: |desk, _| pressure(&*desk.operations) },

@@ -19,6 +19,9 @@ pub trait Operations {
     /// Everything at this moment.
     fn snapshot(&self) -> Snapshot;
 
+    /// What has been in the last hour, as JSON.
+    fn history(&self) -> String;
+
     /// Whether clients should be sent here, or why not.
     fn readiness(&self) -> Result<(), String>;
 }

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use super::serve::serve_with;
 use super::*;
-use crate::metrics::{Lifecycle, Metrics, Pressure, PressureState, ProcessState, UpstreamState};
+use crate::metrics::{History, Lifecycle, Metrics, Pressure, PressureState, ProcessState, UpstreamState};
 use crate::net::{Address, Bound, ListenAt};
 
 /// No test waits longer than this for anything.
@@ -41,6 +41,12 @@ impl Operations for Proxy {
     fn snapshot(&self) -> Snapshot {
         let process = ProcessState { state: Lifecycle::Ready, started: SystemTime::UNIX_EPOCH, uptime: Duration::from_secs(1) };
         self.metrics.collect(process, self.upstreams.borrow().clone())
+    }
+
+    fn history(&self) -> String {
+        let mut history = History::default();
+        history.note(&self.snapshot());
+        history.json(1.0)
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -74,6 +74,24 @@ impl Durations {
         Duration::from_nanos(self.sum_nanos).as_secs_f64()
     }
 
+    /// How long the quickest such share of those took that have come since `before`; read within its bucket, of which the last counts as its lower bound.
+    pub fn quantile_since(&self, before: &Self, share: f64) -> Option<Duration> {
+        let counts: Vec<u64> = self.counts.iter().zip(before.counts).map(|(now, before)| now.wrapping_sub(before)).collect();
+        let seconds = |count: u64| Duration::from_secs(count).as_secs_f64();
+        let wanted = share * seconds(counts.iter().sum());
+        let (mut low, mut below) = (0.0, 0.0);
+        for (count, high) in counts.iter().zip(bounds_seconds().map(Some).chain([None])) {
+            let count = seconds(*count);
+            if count > 0.0 && below + count >= wanted {
+                let within = (wanted - below) / count;
+                return Some(Duration::from_secs_f64(low + (high.unwrap_or(low) - low) * within));
+            }
+            below += count;
+            low = high.unwrap_or(low);
+        }
+        None
+    }
+
     /// Adds another's.
     pub fn add(&mut self, other: &Self) {
         for (own, theirs) in self.counts.iter_mut().zip(other.counts) {
