@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::frames::query;
-use harness::{Faulty, PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Way, Wire, eventually, free_port, in_time};
+use harness::{Endpoint, Faulty, PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Way, Wire, eventually, free_port, in_time};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -158,19 +158,32 @@ async fn a_second_signal_ends_the_process_at_once() {
 
 #[tokio::test]
 async fn a_new_process_takes_over_the_port_and_nobody_is_turned_away() {
+    Box::pin(nobody_is_turned_away(false)).await;
+}
+
+#[tokio::test]
+async fn a_new_process_takes_over_the_unix_socket_and_nobody_is_turned_away() {
+    Box::pin(nobody_is_turned_away(true)).await;
+}
+
+/// Callers come and go while a new process is started and the old one told to stop.
+async fn nobody_is_turned_away(over_unix: bool) {
     let pg = Postgres::start().await;
-    let port = free_port();
-    let options = || Proxy::new(&pg).set("listen.postgres", vec![format!("127.0.0.1:{port}")]).set("process.shutdown_grace", "300ms");
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let listen = vec![format!("127.0.0.1:{port}"), format!("unix:{}", folder.path().display())];
+    let options = || Proxy::new(&pg).set("listen.postgres", listen.clone()).set("process.shutdown_grace", "300ms");
+    let socket = folder.path().join(format!(".s.PGSQL.{port}"));
     let mut old = options().start().await;
-    let mut long = Wire::login(&old, "app", "secret", "app").await.unwrap();
+    let door = if over_unix { Endpoint::from(socket) } else { Endpoint::from(&old) };
+    let mut long = Wire::login(door.clone(), "app", "secret", "app").await.unwrap();
     long.query("BEGIN").await;
     let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let callers: Vec<_> = (0..4)
         .map(|_| {
-            let (over, served, address) = (Arc::clone(&over), Arc::clone(&served), old.address());
+            let (over, served, door) = (Arc::clone(&over), Arc::clone(&served), door.clone());
             tokio::spawn(async move {
                 while !over.load(Ordering::Relaxed) {
-                    let mut client = Wire::login(address, "app", "secret", "app").await.unwrap();
+                    let mut client = Wire::login(door.clone(), "app", "secret", "app").await.unwrap();
                     assert_eq!(client.value("SELECT 1").await, "1");
                     served.fetch_add(1, Ordering::Relaxed);
                 }

@@ -54,9 +54,10 @@ class Client:
             raise Refused("no TLS")
         self._socket = context.wrap_socket(self._socket)
 
-    def login(self, user: str, password: str, database: str) -> "Client":
-        """Logs in and reads up to the first ReadyForQuery."""
-        params = b"".join(p.encode() + b"\0" for p in ("user", user, "database", database)) + b"\0"
+    def login(self, user: str, password: str, database: str, **more: str) -> "Client":
+        """Logs in, with more startup parameters if any, and reads up to the first ReadyForQuery."""
+        named = {"user": user, "database": database, **more}
+        params = b"".join(p.encode() + b"\0" for pair in named.items() for p in pair) + b"\0"
         self._socket.sendall(struct.pack("!ii", 8 + len(params), 196608) + params)
         while True:
             kind, body = self._message()

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::getuid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -233,36 +235,71 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
 }
 
 fn bind_unix(path: &Path) -> Result<Bound, ListenError> {
-    clear_stale(path)?;
-    let bind = || -> io::Result<Bound> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&SockAddr::unix(path)?)?;
-        let file = SocketFile::claim(path)?;
-        // Whoever reaches the folder may connect, as with PostgreSQL; who may log in is another question.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
-        socket.listen(BACKLOG)?;
-        Ok(Bound { socket, file: Some(Arc::new(file)), is_handed_over: false })
-    };
-    bind().map_err(|source| ListenError::Refused { address: path.display().to_string(), source })
+    let refused = |source| ListenError::Refused { address: path.display().to_string(), source };
+    match who_has(path).map_err(refused)? {
+        Holder::Nobody => {}
+        Holder::TheDead => fs::remove_file(path).map_err(refused)?,
+        Holder::AnotherOfUs => return take_over(path).map_err(refused),
+        Holder::Somebody => return Err(ListenError::InUse(path.to_owned())),
+        Holder::NoSocket => return Err(ListenError::NotASocket(path.to_owned())),
+    }
+    listen_unix(path).map_err(refused)
 }
 
-/// Removes the socket of a process that has died; one that answers stays.
-fn clear_stale(path: &Path) -> Result<(), ListenError> {
-    let refused = |source| ListenError::Refused { address: path.display().to_string(), source };
+/// In place of an older process of ours, which keeps those who have reached it: from one moment to the next whoever comes finds the new socket.
+fn take_over(path: &Path) -> io::Result<Bound> {
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
+    let beside = path.with_file_name(format!("{name}.{}", std::process::id()));
+    // Left there by a process with our number that has died.
+    let _ = fs::remove_file(&beside);
+    let bound = listen_unix(&beside)?;
+    fs::rename(&beside, path)?;
+    Ok(Bound { file: Some(Arc::new(SocketFile::claim(path)?)), ..bound })
+}
+
+fn listen_unix(path: &Path) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::claim(path)?;
+    // Whoever reaches the folder may connect, as with PostgreSQL; who may log in is another question.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    socket.listen(BACKLOG)?;
+    Ok(Bound { socket, file: Some(Arc::new(file)), is_handed_over: false })
+}
+
+/// Who has the place of a Unix socket.
+enum Holder {
+    Nobody,
+    /// A process that has ended without removing it.
+    TheDead,
+    /// A process of the same program and user.
+    AnotherOfUs,
+    /// Any other process.
+    Somebody,
+    NoSocket,
+}
+
+fn who_has(path: &Path) -> io::Result<Holder> {
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(refused(error)),
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(ListenError::NotASocket(path.to_owned()));
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holder::Nobody),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => return Ok(Holder::NoSocket),
         Ok(_) => {}
     }
     match StdUnixStream::connect(path) {
-        Ok(_) => Err(ListenError::InUse(path.to_owned())),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(refused),
-        Err(error) => Err(refused(error)),
+        Ok(stream) => Ok(if is_another_of_us(&stream) { Holder::AnotherOfUs } else { Holder::Somebody }),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Holder::TheDead),
+        Err(error) => Err(error),
     }
+}
+
+/// Whether the process that listens is another one of the same program and user, as far as the kernel tells.
+fn is_another_of_us(stream: &StdUnixStream) -> bool {
+    let name = |pid: u32| fs::read(format!("/proc/{pid}/comm")).ok();
+    let Ok(peer) = socket_peercred(stream) else { return false };
+    let (own, pid) = (std::process::id(), peer.pid.as_raw_nonzero().get().cast_unsigned());
+    pid != own && peer.uid == getuid() && name(own).is_some_and(|ours| name(pid) == Some(ours))
 }
 
 /// The file of a Unix socket of ours.
