@@ -127,6 +127,13 @@ fn what_ecs_sets_is_a_configuration_and_its_alarm_reads_a_line_that_is_logged() 
     let variables: Vec<(String, &str)> = named.iter().map(|name| (format!("PGWEIR_{name}"), value(name))).collect();
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let config = load(None, &variables);
+    assert!(config.listen.api.is_none());
+    // With SQL over HTTP, whose TLS the load balancer ends.
+    let more = [("PGWEIR_LISTEN__API", "0.0.0.0:8443"), ("PGWEIR_API__ALLOW_PLAINTEXT", "true")];
+    for (name, value) in more {
+        assert!(text.contains(&format!("!If [HasApi, {{ Name: {name}, Value: \"{value}\" }}")), "{name}");
+    }
+    assert_eq!(load(None, &[&variables[..], &more].concat()).listen.api.map(|api| api.port()), Some(8443));
     assert_eq!((config.upstreams["main"].max_connections, config.users["app"].server_user.as_str()), (40, "x"));
     let message = text.split_once("$.message = \"").unwrap().1.split('"').next().unwrap();
     let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pool/shared.rs")).unwrap();
