@@ -21,6 +21,8 @@ enum Expect {
     Discard,
     /// After DEALLOCATE.
     Deallocate,
+    /// After DEALLOCATE PREPARE: a name, or that was one.
+    DeallocateName,
     /// After PREPARE.
     Prepare,
     /// After PREPARE TRANSACTION: a literal, or it is a statement of that name.
@@ -125,7 +127,7 @@ impl<'a> Reader<'a> {
             self.effects.leave(PinReason::Temp);
         }
         // `DEALLOCATE prepare`: the word was a name after all.
-        self.effects.deallocates |= self.expect == Expect::Deallocate;
+        self.effects.deallocates |= matches!(self.expect, Expect::Deallocate | Expect::DeallocateName);
         self.expect = Expect::Statement;
         self.verb = Verb::Other;
         self.last = Word::Other;
@@ -159,9 +161,9 @@ impl<'a> Reader<'a> {
             (Expect::Discard, Word::Temp) => effects.clear(PinReason::Temp),
             (Expect::Discard, Word::Sequences) => effects.clear(PinReason::Sequence),
 
-            (Expect::Deallocate, Word::All) => effects.clear(PinReason::Prepare),
-            (Expect::Deallocate, Word::Prepare) => next = Expect::Deallocate,
-            (Expect::Deallocate, _) => effects.deallocates = true,
+            (Expect::Deallocate | Expect::DeallocateName, Word::All) => effects.clear(PinReason::Prepare),
+            (Expect::Deallocate, Word::Prepare) => next = Expect::DeallocateName,
+            (Expect::Deallocate | Expect::DeallocateName, _) => effects.deallocates = true,
 
             (Expect::Prepare, Word::Transaction) => next = Expect::TransactionName,
             (Expect::Prepare, _) => effects.leave(PinReason::Prepare),

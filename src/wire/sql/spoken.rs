@@ -289,7 +289,9 @@ mod tests {
             ("d".into(), Mention::Drops("d".into())),
         ];
         assert_eq!(all, expected);
-        assert_eq!(found("DEALLOCATE prepare"), [("prepare".into(), Mention::Drops("prepare".into()))]);
+        for sql in ["DEALLOCATE prepare", "DEALLOCATE PREPARE prepare"] {
+            assert_eq!(found(sql), [("prepare".into(), Mention::Drops("prepare".into()))], "{sql}");
+        }
     }
 
     #[test]
