@@ -109,6 +109,12 @@ impl Metrics {
         Arc::clone(self.upstreams.write().entry(name.to_owned()).or_default())
     }
 
+    /// The numbers of all tenants together.
+    pub fn total(&self) -> TenantNumbers {
+        let tenants = self.tenants.read();
+        TenantNumbers::merged(tenants.values().flat_map(BTreeMap::values).flatten().map(Arc::as_ref), self.names)
+    }
+
     /// Everything at this moment. Upstreams are those that the caller brings; of tenants, all that ever were.
     pub fn collect(&self, process: ProcessState, upstreams: Vec<UpstreamState>) -> Snapshot {
         let mut databases: BTreeMap<String, TenantNumbers> = BTreeMap::new();

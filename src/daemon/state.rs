@@ -66,7 +66,8 @@ pub async fn keep_periods(process: Rc<Process>) {
 /// Notes what the page shows of the time before it was opened.
 pub async fn keep_history(process: Rc<Process>) {
     loop {
-        process.history.borrow_mut().note(&process.all());
+        let pressures = process.house.upstreams().iter().map(|upstream| (upstream.name.clone(), pressure_of(upstream))).collect();
+        process.history.borrow_mut().note(process.age(), process.house.metrics.total(), pressures);
         tokio::time::sleep(HISTORY_EVERY).await;
     }
 }
@@ -82,7 +83,7 @@ impl Steward for Process {
 
     /// Up to the end of the first one, all that has been.
     fn period(&self) -> Period {
-        let so_far = || Period { older: Vec::new(), newer: self.all().databases, length: now().saturating_duration_since(self.began) };
+        let so_far = || Period { older: Vec::new(), newer: self.all().databases, length: self.age() };
         self.period.borrow().clone().unwrap_or_else(so_far)
     }
 
@@ -95,10 +96,13 @@ impl Steward for Process {
 }
 
 impl Process {
+    fn age(&self) -> Duration {
+        now().saturating_duration_since(self.began)
+    }
+
     /// Everything at this moment.
     fn all(&self) -> Snapshot {
-        let uptime = now().saturating_duration_since(self.began);
-        let process = ProcessState { state: self.stage.get(), started: self.started, uptime };
+        let process = ProcessState { state: self.stage.get(), started: self.started, uptime: self.age() };
         let upstreams = self.house.upstreams().iter().map(|upstream| upstream_state(&self.house, upstream)).collect();
         self.house.metrics.collect(process, upstreams)
     }
@@ -110,7 +114,7 @@ impl Operations for Process {
     }
 
     fn history(&self) -> String {
-        self.history.borrow().json(now().saturating_duration_since(self.began).as_secs_f64())
+        self.history.borrow().json(self.age())
     }
 
     fn readiness(&self) -> Result<(), String> {
@@ -147,6 +151,11 @@ fn upstream_state(house: &House, upstream: &Upstream) -> UpstreamState {
     let pools = pools.iter().map(|pool| pool_state(pool, &counts, waiting.get(&pool.id).copied().unwrap_or(0))).collect();
     let pressure = pressure(&all, is_down);
     UpstreamState { name: upstream.name.clone(), limit, suggested_limit, queue, pressure, tenants, pools }
+}
+
+fn pressure_of(upstream: &Upstream) -> f64 {
+    let ledger = upstream.ledger.lock();
+    pressure(&ledger.pressure(now()).0, ledger.is_down()).pressure
 }
 
 fn pressure(reading: &Reading, is_down: bool) -> Pressure {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Durations, Snapshot, TenantNumbers};
+use super::{Durations, TenantNumbers};
 
 /// How far apart the points are.
 pub const EVERY: Duration = Duration::from_secs(10);
@@ -47,18 +47,16 @@ struct Told<'a> {
 }
 
 impl History {
-    /// Notes what has happened up to this moment.
-    pub fn note(&mut self, snapshot: &Snapshot) {
-        let mut sum = TenantNumbers::default();
-        snapshot.tenants.iter().for_each(|tenant| sum.add(&tenant.numbers));
-        let at = snapshot.uptime_seconds;
+    /// Notes what has happened up to this age of the process: the numbers of all tenants together, and how hard each upstream is pressed.
+    pub fn note(&mut self, age: Duration, sum: TenantNumbers, pressure: BTreeMap<String, f64>) {
+        let at = age.as_secs_f64();
         if let Some((before, then)) = &self.last {
             let seconds = (at - then).max(0.001);
             let refusals = |numbers: &TenantNumbers| numbers.refused.values().sum::<u64>();
             let per_second = |now: u64, before: u64| Duration::from_secs(now.saturating_sub(before)).as_secs_f64() / seconds;
             let point = Point {
                 at,
-                pressure: snapshot.upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.pressure.pressure)).collect(),
+                pressure,
                 transactions: per_second(sum.transactions, before.transactions),
                 refusals: per_second(refusals(&sum), refusals(before)),
                 wait_ms: quantiles(&sum.queue_wait, &before.queue_wait),
@@ -70,8 +68,9 @@ impl History {
         self.last = Some((sum, at));
     }
 
-    /// All of it as JSON, the oldest first; `age` is the process's, in seconds.
-    pub fn json(&self, age: f64) -> String {
+    /// All of it as JSON, the oldest first, of a process of this age.
+    pub fn json(&self, age: Duration) -> String {
+        let age = age.as_secs_f64();
         let told: Vec<Told<'_>> = self.points.iter().rev().map(|point| Told { age_seconds: (age - point.at).max(0.0), point }).collect();
         // Every key is text and every number finite, so that there is nothing to fail.
         serde_json::to_string(&told).unwrap_or_default()
@@ -85,19 +84,15 @@ fn quantiles(now: &Durations, before: &Durations) -> Option<[f64; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
-    use crate::metrics::{Lifecycle, Metrics, ProcessState};
+    use crate::metrics::Metrics;
 
     fn look(metrics: &Metrics, history: &mut History, seconds: u64) {
-        let uptime = Duration::from_secs(seconds);
-        let process = ProcessState { state: Lifecycle::Ready, started: SystemTime::UNIX_EPOCH, uptime };
-        history.note(&metrics.collect(process, Vec::new()));
+        history.note(Duration::from_secs(seconds), metrics.total(), [("main".to_owned(), 0.25)].into());
     }
 
-    fn told(history: &History, age: f64) -> Vec<serde_json::Value> {
-        serde_json::from_str(&history.json(age)).unwrap()
+    fn told(history: &History, seconds: u64) -> Vec<serde_json::Value> {
+        serde_json::from_str(&history.json(Duration::from_secs(seconds))).unwrap()
     }
 
     #[test]
@@ -107,7 +102,7 @@ mod tests {
         let mut history = History::default();
         shard.transactions.add(1000);
         look(&metrics, &mut history, 5);
-        assert!(told(&history, 5.0).is_empty(), "there is nothing to compare with yet");
+        assert!(told(&history, 5).is_empty(), "there is nothing to compare with yet");
         shard.transactions.add(50);
         shard.refused[0].add(5);
         for _ in 0..100 {
@@ -115,7 +110,7 @@ mod tests {
         }
         look(&metrics, &mut history, 15);
         look(&metrics, &mut history, 25);
-        let points = told(&history, 30.0);
+        let points = told(&history, 30);
         assert_eq!(points.len(), 2);
         assert_eq!(
             (&points[0]["age_seconds"], &points[0]["transactions"], &points[0]["refusals"]),
@@ -123,6 +118,7 @@ mod tests {
         );
         let median = points[0]["wait_ms"][0].as_f64().unwrap();
         assert!((0.1..=0.25).contains(&median), "{median} ms, of the bucket from 100 to 250 µs");
+        assert_eq!(points[0]["pressure"]["main"], 0.25);
         assert_eq!((&points[1]["age_seconds"], &points[1]["transactions"]), (&5.0.into(), &0.0.into()));
         assert!(points[1]["wait_ms"].is_null() && points[1]["hold_ms"].is_null(), "nobody wanted one");
     }
@@ -134,7 +130,7 @@ mod tests {
         for step in 0..500 {
             look(&metrics, &mut history, 10 * step);
         }
-        let points = told(&history, 4990.0);
+        let points = told(&history, 4990);
         assert_eq!(points.len(), KEPT);
         assert_eq!((&points[0]["age_seconds"], &points[KEPT - 1]["age_seconds"]), (&3590.0.into(), &0.0.into()));
     }
