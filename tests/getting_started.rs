@@ -16,7 +16,8 @@ use pgweir::net::now;
 /// What stands between the fences of a page's blocks of this kind.
 fn blocks<'p>(page: &'p str, kind: &str) -> Vec<&'p str> {
     let fence = format!("\n```{kind}\n");
-    page.split(fence.as_str()).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
+    let block = |rest: &'p str| rest.split_once("\n```").unwrap_or_else(|| panic!("a block of {kind} does not end")).0;
+    page.split(fence.as_str()).skip(1).map(block).collect()
 }
 
 /// The commands of a page with what each answers.

@@ -405,6 +405,23 @@ async fn a_connection_that_is_not_logged_in_in_time_is_closed() {
 }
 
 #[tokio::test]
+async fn clients_over_a_unix_socket_may_be_of_another_container() {
+    let pg = Postgres::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let addresses = ["127.0.0.1:0".to_owned(), format!("unix:{}", folder.path().display())];
+    let proxy = Proxy::new(&pg).set("listen.postgres", addresses.to_vec()).in_own_process_namespace().start().await;
+    let socket = folder.path().join(format!(".s.PGSQL.{}", proxy.port()));
+    let mut wire = Wire::login(socket.clone(), "app", "secret", "app").await.unwrap();
+    assert_eq!(wire.value("SELECT 1").await, "1", "the kernel tells the proxy no process id of this client");
+    // Nor does it tell a proxy in a third container who has the socket: that is not taken over.
+    let listen = vec![proxy.address().to_string(), addresses[1].clone()];
+    let mut second = Proxy::new(&pg).set("listen.postgres", listen).in_own_process_namespace().spawn();
+    assert!(!second.wait_exit().await.success());
+    assert!(second.log_lines().iter().any(|line| line.contains("another process does")), "{:?}", second.log_lines());
+    assert_eq!(Wire::login(socket, "app", "secret", "app").await.unwrap().value("SELECT 2").await, "2");
+}
+
+#[tokio::test]
 async fn clients_may_come_over_a_unix_socket() {
     let pg = Postgres::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::getuid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -68,6 +67,9 @@ enum Accepting {
 
 impl Bound {
     /// Takes the address.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled, where somebody listens on a Unix socket already: it is asked who that is.
     pub fn bind(at: &ListenAt) -> Result<Self, ListenError> {
         match at {
             ListenAt::Tcp(address) => match bind_tcp(*address) {
@@ -288,18 +290,19 @@ fn who_has(path: &Path) -> io::Result<Holder> {
         Ok(_) => {}
     }
     match StdUnixStream::connect(path) {
-        Ok(stream) => Ok(if is_another_of_us(&stream) { Holder::AnotherOfUs } else { Holder::Somebody }),
+        Ok(stream) => Ok(if is_another_of_us(stream) { Holder::AnotherOfUs } else { Holder::Somebody }),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Holder::TheDead),
         Err(error) => Err(error),
     }
 }
 
 /// Whether the process that listens is another one of the same program and user, as far as the kernel tells.
-fn is_another_of_us(stream: &StdUnixStream) -> bool {
-    let name = |pid: u32| fs::read(format!("/proc/{pid}/comm")).ok();
-    let Ok(peer) = socket_peercred(stream) else { return false };
-    let (own, pid) = (std::process::id(), peer.pid.as_raw_nonzero().get().cast_unsigned());
-    pid != own && peer.uid == getuid() && name(own).is_some_and(|ours| name(pid) == Some(ours))
+fn is_another_of_us(stream: StdUnixStream) -> bool {
+    let listens = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)).and_then(|stream| Io::Unix(stream).peer());
+    let Ok(Peer::Unix { uid, pid }) = listens else { return false };
+    let name = |pid: i32| fs::read(format!("/proc/{pid}/comm")).ok();
+    let own = std::process::id().cast_signed();
+    pid != own && uid == getuid().as_raw() && name(own).is_some_and(|ours| name(pid) == Some(ours))
 }
 
 /// The file of a Unix socket of ours.

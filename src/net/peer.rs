@@ -12,7 +12,7 @@ pub enum Peer {
     Unix {
         /// Its user when it connected.
         uid: u32,
-        /// Its process id when it connected.
+        /// Its process id when it connected; 0 where it is of another namespace, as in a container beside this one.
         pid: i32,
     },
     /// The proxy itself: SQL over HTTP.

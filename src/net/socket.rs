@@ -13,8 +13,9 @@ impl Io {
         match self {
             Self::Tcp(stream) => Ok(Peer::Tcp(stream.peer_addr()?)),
             Self::Unix(stream) => {
-                let who = rustix::net::sockopt::socket_peercred(stream)?;
-                Ok(Peer::Unix { uid: who.uid.as_raw(), pid: who.pid.as_raw_nonzero().get() })
+                // Not rustix's: there no process has the number 0, and whoever has is taken for an error.
+                let who = stream.peer_cred()?;
+                Ok(Peer::Unix { uid: who.uid(), pid: who.pid().unwrap_or(0) })
             }
             Self::Tls(stream) => stream.lower().peer(),
             Self::Duplex(_) => Ok(Peer::InProcess),

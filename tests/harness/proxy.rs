@@ -21,6 +21,8 @@ use super::{Faulty, PATIENCE, Pem, Postgres, Script, eventually};
 pub struct ProxyOptions {
     config: Table,
     environment: Vec<(String, String)>,
+    /// What the program is started with.
+    under: &'static [&'static str],
     folder: Arc<tempfile::TempDir>,
 }
 
@@ -58,6 +60,7 @@ impl Proxy {
         let options = ProxyOptions {
             config: Table::new(),
             environment: Vec::new(),
+            under: &[],
             folder: Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()),
         };
         options.raw_toml(&format!(
@@ -82,7 +85,7 @@ impl Proxy {
     /// A proxy with this configuration and no other, but that its log is for the harness to read.
     pub fn with_config_text(text: &str) -> ProxyOptions {
         let folder = Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
-        ProxyOptions { config: Table::new(), environment: Vec::new(), folder }.raw_toml(text).set("log.format", "json")
+        ProxyOptions { config: Table::new(), environment: Vec::new(), under: &[], folder }.raw_toml(text).set("log.format", "json")
     }
 
     /// The first TCP address that clients connect to.
@@ -161,7 +164,7 @@ impl Proxy {
 
     /// Writes a changed configuration over the old one; SIGHUP makes the proxy read it.
     pub fn rewrite_config(&mut self, change: impl FnOnce(ProxyOptions) -> ProxyOptions) {
-        let options = ProxyOptions { config: self.config.clone(), environment: Vec::new(), folder: Arc::clone(&self.folder) };
+        let options = ProxyOptions { config: self.config.clone(), environment: Vec::new(), under: &[], folder: Arc::clone(&self.folder) };
         self.config = change(options).config;
         self.write_config_text(&toml::to_string(&self.config).unwrap());
     }
@@ -297,6 +300,12 @@ impl ProxyOptions {
         self
     }
 
+    /// The program has a namespace of process ids to itself, as in a container: its clients are of another one.
+    pub fn in_own_process_namespace(mut self) -> Self {
+        self.under = &["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child", "--"];
+        self
+    }
+
     /// Starts the program and waits until `/readyz` says 200.
     pub async fn start(self) -> Proxy {
         let proxy = self.start_unready().await;
@@ -339,7 +348,9 @@ impl ProxyOptions {
         fs::write(&path, toml::to_string(&self.config).unwrap()).unwrap();
         // The kernel kills the proxy when the test's thread ends, even if that is by a signal and nothing is dropped.
         let mut process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_pgweir"), "serve", "--config"])
+            .args(["--pdeathsig", "KILL", "--"])
+            .args(self.under)
+            .args([env!("CARGO_BIN_EXE_pgweir"), "serve", "--config"])
             .arg(&path)
             .envs(self.environment)
             .stdin(Stdio::null())

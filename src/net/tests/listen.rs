@@ -93,7 +93,8 @@ fn only_a_stale_socket_file_is_replaced() {
     let file = folder.path().join(".s.PGSQL.1");
 
     let alive = StdUnixListener::bind(&file).unwrap();
-    assert!(matches!(Bound::bind(&at), Err(ListenError::InUse(at)) if at == file));
+    let refused = run(async { Bound::bind(&at) });
+    assert!(matches!(refused, Err(ListenError::InUse(at)) if at == file));
     assert!(file.exists());
     drop(alive);
     let successor = Bound::bind(&at).unwrap();
