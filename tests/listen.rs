@@ -5,7 +5,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::frames::{bind, execute, parse, query, sync};
-use harness::{Frame, Golden, PATIENCE, Postgres, Proxy, Wire, eventually, in_time};
+use harness::{Admin, Frame, Golden, PATIENCE, Postgres, Proxy, Wire, eventually, in_time};
 
 const LISTENING: &str = r#"pgweir_server_connections{upstream="main",state="listening"}"#;
 const LEASED: &str = r#"pgweir_server_connections{upstream="main",state="leased"}"#;
@@ -227,6 +227,37 @@ async fn who_joins_in_the_middle_misses_nothing_and_hears_nothing_twice() {
     }
     assert!(joined_late > 8, "only {joined_late} came while there was something to be heard");
     in_time("the speaker", speak).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_listens_again_before_the_server_has_let_go_is_heard() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(3).set("console.admin_users", vec!["app"]).start().await;
+    let (mut stays, mut again, mut other) = (login(&proxy).await, login(&proxy).await, login(&proxy).await);
+    stays.query("LISTEN stays").await;
+    again.query("LISTEN again").await;
+    is(&proxy, CLIENTS, 2.0).await;
+    let admin = Admin::login(proxy.port(), "app", "pgweir").await.unwrap();
+    let pid = admin.row("SHOW SERVERS", "state", "listening").await["remote_pid"].clone();
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let shared = |signal| rustix::process::kill_process(pid, signal).unwrap();
+
+    // The shared connection does not answer: it still listens for who has just left, and then is told to let go and to listen anew.
+    shared(rustix::process::Signal::STOP);
+    again.query("UNLISTEN again").await;
+    let before = other.value("SELECT clock_timestamp()").await;
+    again.query("LISTEN again").await;
+    let asked = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' AND query_start > '{before}' \
+         AND query LIKE '%pg_listening_channels() AS channel%' AND query NOT LIKE '%pg_stat_activity%'"
+    );
+    in_time("its own server connection listens, and the shared one is asked to", async { while other.value(&asked).await == "0" {} }).await;
+    shared(rustix::process::Signal::CONT);
+    is(&proxy, LEASED, 0.0).await;
+    other.query("NOTIFY again, 'heard'").await;
+    hears(&mut again, "again", "heard").await;
+    other.query("NOTIFY stays, 'too'").await;
+    hears(&mut stays, "stays", "too").await;
 }
 
 #[tokio::test]

@@ -138,7 +138,7 @@ impl Operator {
     fn take(&mut self, order: Order) {
         match order {
             Order::Join { inbox, channels, mark, listens } => {
-                self.has_changed |= channels.iter().any(|channel| !self.listened.contains(channel));
+                self.has_changed |= channels.iter().any(|channel| !self.will_have_listened().contains(channel));
                 self.joining.push(Joining { inbox, channels, mark });
                 self.waiting.push(listens);
             }
@@ -156,6 +156,11 @@ impl Operator {
             }
             Order::CatchUp(done) => self.waiting.push(done),
         }
+    }
+
+    /// What the server listens to once it has answered what it was asked: of the rest of what it listens to now it is letting go.
+    fn will_have_listened(&self) -> &HashSet<Channel> {
+        self.round.as_ref().and_then(|round| round.listened.as_ref()).unwrap_or(&self.listened)
     }
 
     /// Whether nobody listens.
