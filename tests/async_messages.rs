@@ -175,6 +175,57 @@ async fn g2_a_server_that_ends_between_transactions_is_noticed_by_no_client() {
     }
 }
 
+/// A server that answers so many requests, each with this value, and ends the session in the same breath.
+async fn answers_and_ends(requests: usize) -> Script {
+    Script::start(move |mut peer| async move {
+        peer.accept_login(42, &[1, 2, 3, 4]).await;
+        let mut answered = 0;
+        while answered < requests {
+            let mut answer = match peer.read().await.map(|frame| frame.tag) {
+                Some(b'Q') => [server::columns(&["value"]), server::row(&[Some("unharmed")]), server::complete("SELECT 1")].concat(),
+                Some(b'P') => {
+                    peer.expect(b'S').await;
+                    vec![b'1', 0, 0, 0, 4]
+                }
+                other => return assert_eq!(other, None, "a Query, or a Parse and a Sync, was expected"),
+            };
+            answer.extend(server::ready(b'I'));
+            answered += 1;
+            if answered == requests {
+                answer.extend(server::error("FATAL", "57P01", "terminating connection due to administrator command"));
+            }
+            peer.send(&answer).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn g2_a_server_that_ends_behind_its_answer_is_noticed_by_no_client() {
+    let script = answers_and_ends(1).await;
+    let proxy = Proxy::before_script(&script).max_connections(1).start().await;
+    let mut clients = [login(&proxy).await, login(&proxy).await];
+    for round in 0..3 {
+        for wire in &mut clients {
+            assert_eq!(wire.value("SELECT").await, "unharmed");
+            // The same where answers are gone through, for statements follow their client.
+            wire.send(&[parse(&format!("s{round}"), &format!("SELECT {round}"), &[]), sync()].concat()).await;
+            wire.until_ready().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn g2_a_server_that_ends_behind_an_answer_to_the_proxy_is_noticed_by_no_client() {
+    // The second question is the proxy's own: what the functions do.
+    let script = answers_and_ends(2).await;
+    let proxy = Proxy::before_script(&script).set("upstreams.main.follow_functions", true).max_connections(1).start().await;
+    let mut clients = [login(&proxy).await, login(&proxy).await];
+    for wire in &mut clients {
+        assert_eq!(wire.value("SELECT").await, "unharmed");
+    }
+}
+
 #[tokio::test]
 async fn g3_the_last_words_of_a_server_reach_its_client_unchanged() {
     let pg = Postgres::start().await;

@@ -69,12 +69,13 @@ impl Lease {
     #[inline]
     pub fn give_back(mut self, now: Instant) {
         let state = &self.server().state;
-        let clean = state.owed.is_settled() && state.frames.at_edge() && !state.owed.is_doubtful() && !state.dirty;
+        let clean = state.owed.is_settled() && state.frames.at_edge() && !state.owed.is_doubtful() && !state.dirty && !state.signs.ends;
         if state.signs.refused_a_write {
             self.suspect();
         }
         if !clean {
-            return self.mend();
+            // One that has ended cannot be put in order.
+            return if self.server().state.signs.ends { drop(self) } else { self.mend() };
         }
         let state = &self.server().state;
         state.card.finished.fetch_add(1, Ordering::Release);

@@ -82,6 +82,15 @@ impl Stop {
 }
 
 impl Relay<'_> {
+    /// The lease is over, or goes on with these, if there are any; the former is the outcome.
+    #[inline]
+    pub(super) fn pass_last_words(&mut self, is_over: bool, words: &[u8]) -> Result<bool, Stop> {
+        if !is_over && !words.is_empty() {
+            self.send_to_client(words)?;
+        }
+        Ok(is_over)
+    }
+
     /// Ends the lease: the server connection goes back, or is put in order, or is discarded.
     #[inline]
     pub fn end(mut self, stop: Stop) -> End {
@@ -164,7 +173,7 @@ impl Relay<'_> {
             Stop::Overdue if session || cut_short => Some(Box::new(Fault::DeadlineInTransaction)),
             Stop::Settled | Stop::Examine | Stop::Terminated | Stop::Vanished | Stop::Stalled | Stop::Unsent | Stop::Overdue => None,
             // What the server said of its end has been passed on (G3).
-            Stop::ServerLost if self.server_ends => None,
+            Stop::ServerLost if self.lease.server().state.signs.ends => None,
             Stop::ServerLost => Some(Box::new(Fault::ServerLost)),
             Stop::Malformed(malformed) => Some(Box::new(Fault::Malformed(malformed))),
             Stop::Fault(fault) => Some(fault),

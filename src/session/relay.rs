@@ -57,8 +57,6 @@ pub struct Relay<'a> {
     pub(super) pinned: Option<Pin>,
     /// The server connection has taken some bytes of this client's.
     server_has_bytes: bool,
-    /// The server has said that it ends the session.
-    pub(super) server_ends: bool,
     /// All was answered when the client was not between two messages.
     is_late: bool,
     /// Nothing has failed, and no transaction was left open by a batch.
@@ -109,7 +107,6 @@ impl<'a> Relay<'a> {
             request_began: began,
             pinned: None,
             server_has_bytes: false,
-            server_ends: false,
             is_late: false,
             is_straight: true,
             has_reported: false,
@@ -323,6 +320,7 @@ impl<'a> Relay<'a> {
     #[inline]
     pub(super) fn answer_plainly(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
         let mut answered = 0;
+        let mut end = bytes.len();
         let mut renamed: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         {
             let State { frames, owed, reported, prepared, signs, .. } = &mut *self.lease.server_mut().state;
@@ -353,18 +351,23 @@ impl<'a> Relay<'a> {
                         {
                             renamed.push((frame.start, frame.start + 5 + frame.body.len(), error));
                         }
-                        self.server_ends |= read_error(frame.body, prepared, signs);
+                        if read_error(frame.body, prepared, signs) && !owed.owes() {
+                            end = end.min(frame.start);
+                        }
                     }
                     _ => {}
                 }
             }
         }
+        // What the server says when all is answered is for whoever still has it then.
+        let (answer, last_words) = bytes.split_at(end);
         if renamed.is_empty() {
-            self.send_to_client(bytes)?;
+            self.send_to_client(answer)?;
         } else {
-            self.send_to_client(&patched(bytes, &renamed))?;
+            self.send_to_client(&patched(answer, &renamed))?;
         }
-        if answered > 0 { self.answered(answered) } else { Ok(false) }
+        let is_over = answered > 0 && self.answered(answered)?;
+        self.pass_last_words(is_over, last_words)
     }
 
     #[inline]

@@ -445,16 +445,20 @@ impl Relay<'_> {
                 }
             }
         }
-        let answered = with_spare(|out| {
-            let answered = self.edit_answer(bytes, out)?;
+        let (answered, last_words) = with_spare(|out| {
+            let (answered, end) = self.edit_answer(bytes, out)?;
+            let last_words = end.map(|end| out.split_off(end)).unwrap_or_default();
             if !out.is_empty() {
                 self.send_to_client(out)?;
             }
-            Ok(answered)
+            Ok((answered, last_words))
         })?;
-        if answered == 0 {
-            return Ok(false);
-        }
+        let is_over = answered > 0 && self.edited(answered)?;
+        self.pass_last_words(is_over, &last_words)
+    }
+
+    /// The server has said that it is ready, so many times, and the client has what it is to see of it.
+    fn edited(&mut self, answered: u64) -> Result<bool, Stop> {
         match self.edit.as_deref_mut() {
             Some(edit) if edit.healing => {
                 edit.has_prepared = std::mem::take(&mut edit.prepares);
@@ -475,13 +479,13 @@ impl Relay<'_> {
         }
     }
 
-    /// Writes what the client is to see of a chunk; how often the server has said that it is ready.
-    fn edit_answer(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<u64, Stop> {
-        let Some(edit) = self.edit.as_deref_mut() else { return Ok(0) };
+    /// Writes what the client is to see of a chunk; how often the server has said that it is ready, and where its last words begin, said when all is answered.
+    fn edit_answer(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(u64, Option<usize>), Stop> {
+        let Some(edit) = self.edit.as_deref_mut() else { return Ok((0, None)) };
         let State { frames, owed, reported, prepared, signs, .. } = &mut *self.lease.server_mut().state;
         // The part of a head that the client has already: nothing may come between it and the rest.
         let is_inside = !frames.at_edge() && frames.left() == 0 && edit.carry.is_empty();
-        let mut answered = 0;
+        let (mut answered, mut end) = (0, None);
         let mut walk = frames.walk(Side::Server, bytes);
         let mut at = walk.position();
         if !edit.dropping {
@@ -525,7 +529,7 @@ impl Relay<'_> {
                         is_shown = renamed.is_none();
                         out.extend_from_slice(&renamed.unwrap_or_default());
                     }
-                    self.server_ends |= read_error(frame.body, prepared, signs);
+                    end = end.or((read_error(frame.body, prepared, signs) && !owed.owes()).then_some(out.len()));
                     edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
                 }
                 _ => {}
@@ -547,7 +551,7 @@ impl Relay<'_> {
             edit.dropping = false;
             edit.say_due(owed, out);
         }
-        Ok(answered)
+        Ok((answered, end))
     }
 
     /// These bytes of the client's go out when what was just sent is answered; the client sees nothing of that.

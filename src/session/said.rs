@@ -130,6 +130,7 @@ pub fn read_error(body: &[u8], prepared: &mut Prepared, signs: &mut Signs) -> bo
     if is_stale(fields) {
         prepared.doom_all(|_| false);
     }
+    signs.ends |= fields.is_fatal();
     fields.is_fatal()
 }
 

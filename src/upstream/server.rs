@@ -53,6 +53,8 @@ pub struct Signs {
     pub refused_a_write: bool,
     /// Something was cancelled, so that whoever asked for it is not served.
     pub was_cancelled: bool,
+    /// It ends the session: nobody is to have it after this.
+    pub ends: bool,
 }
 
 /// A server connection of this thread's runtime.
@@ -239,7 +241,7 @@ impl Server {
     }
 
     async fn read_answer(&mut self, mut keep: impl FnMut(&[u8])) -> Result<Result<(), ServerError>, Broken> {
-        let mut outcome = Ok(());
+        let (mut outcome, mut ends) = (Ok(()), false);
         let mut chunk = vec![0; 8192];
         while self.state.owed.owes() || !self.state.frames.at_edge() {
             let count = self.io.read(&mut chunk).await?;
@@ -248,7 +250,14 @@ impl Server {
             }
             let read = chunk.get(..count).unwrap_or_default();
             keep(read);
-            self.state.account_for(read, |refusal| outcome = Err(refusal))?;
+            self.state.account_for(read, |refusal| {
+                ends |= refusal.fields().is_fatal();
+                outcome = Err(refusal);
+            })?;
+            if ends {
+                // Also where all is answered: these were its last words, perhaps right behind the answer.
+                return Err(Broken::Closed);
+            }
         }
         Ok(outcome)
     }
