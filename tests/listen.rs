@@ -89,6 +89,23 @@ const SCRIPTS: &[&[&str]] = &[
         CHANNELS,
     ],
     // Where no text tells.
+    &[
+        "CREATE OR REPLACE FUNCTION hush() RETURNS void LANGUAGE plpgsql AS $$ BEGIN UNLISTEN a; END $$",
+        "CREATE OR REPLACE FUNCTION hush_all() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'UNLISTEN *'; PERFORM hush(); END $$",
+        "LISTEN a",
+        "LISTEN b",
+        "SELECT hush()",
+        CHANNELS,
+        "NOTIFY a; NOTIFY b",
+        "LISTEN a",
+        "BEGIN",
+        "SELECT hush_all()",
+        "ROLLBACK",
+        "NOTIFY a; NOTIFY b",
+        "SELECT hush_all()",
+        CHANNELS,
+        "NOTIFY a; NOTIFY b",
+    ],
     &["DO $$ BEGIN EXECUTE 'LISTEN hidden'; END $$", "NOTIFY hidden", CHANNELS, "UNLISTEN hidden", "NOTIFY hidden"],
 ];
 

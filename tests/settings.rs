@@ -7,8 +7,8 @@
 
 mod harness;
 
-use harness::frames::{bind, execute, parse, sync};
-use harness::{Elsewhere, PATIENCE, Postgres, Proxy, Wire, eventually};
+use harness::frames::{bind, execute, parse, query, sync};
+use harness::{Elsewhere, Faulty, PATIENCE, Postgres, Proxy, ServerError, Way, Wire, eventually};
 
 async fn login(proxy: &Proxy) -> Wire {
     Wire::login(proxy, "app", "secret", "app").await.expect("a login")
@@ -208,6 +208,135 @@ async fn i6_what_a_server_does_not_take_any_more_only_its_client_hears() {
     assert!(elsewhere.switch().await);
 }
 
+/// What a client may say whose words go out behind its settings: the whole of it, and what the server's log shows of it.
+fn words() -> Vec<(Vec<u8>, &'static str)> {
+    let batch = |name: &str, sql: &str| [parse(name, sql, &[]), bind("", name, &[]), execute("", 0), sync()].concat();
+    vec![
+        (query("SELECT current_setting('work_mem'), 'plain'"), "'plain'"),
+        (query("BEGIN"), "BEGIN"),
+        (batch("", "SELECT current_setting('work_mem'), 'unnamed'"), "'unnamed'"),
+        (batch("named", "SELECT current_setting('work_mem'), 'named'"), "'named'"),
+        ([bind("", "named", &[]), execute("", 0), sync()].concat(), "'named'"),
+    ]
+}
+
+#[tokio::test]
+async fn i1_settings_travel_in_front_of_the_clients_words() {
+    let pg = Postgres::options().conf("log_statement = 'all'").start().await;
+    let faulty = Faulty::to(pg.address()).await;
+    let proxy = Proxy::before_faulty(&faulty).max_connections(1).set("process.workers", 1).start().await;
+    let (mut wire, mut other) = (login(&proxy).await, login(&proxy).await);
+    let untouched = other.value("SHOW TimeZone").await;
+    wire.query("SET work_mem = '3MB'; SET TIME ZONE 'Asia/Tokyo'").await;
+    for (message, shows) in words() {
+        other.query("SELECT 1").await;
+        // Not a word comes back until all has arrived.
+        faulty.stall(Way::Back);
+        let before = statements(&pg).len();
+        wire.clear_transcript();
+        wire.send(&message).await;
+        let arrives = || async { statements(&pg)[before..].iter().skip(1).any(|line| line.contains(shows)) };
+        eventually("the client's words arrive", PATIENCE, arrives).await;
+        faulty.heal();
+        let frames = wire.until_ready().await;
+        let values: Vec<_> = frames.iter().filter(|frame| frame.tag == b'D').map(|frame| frame.values()[0].clone()).collect();
+        assert!(values.iter().all(|value| value.as_deref() == Some(&b"3MB"[..])), "{}", wire.transcript());
+        let told = frames.iter().filter(|frame| frame.tag == b'S').count();
+        assert_eq!(told, 0, "it has heard of its settings long ago: {}", wire.transcript());
+        if shows == "BEGIN" {
+            wire.query("COMMIT").await;
+        }
+    }
+    assert_eq!(other.value("SHOW TimeZone").await, untouched);
+}
+
+#[tokio::test]
+async fn i6_where_its_settings_are_refused_nothing_of_the_clients_words_is_done() {
+    let (pg, proxy) = start().await;
+    pg.sql("CREATE TABLE done (what text); GRANT ALL ON done TO app, reader").await;
+    let batch = |sql: &str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()].concat();
+    let harmful = "INSERT INTO done VALUES ('harm')";
+    for words in [
+        query(harmful),
+        query(&format!("{harmful}; SELECT 1")),
+        query(&format!("ROLLBACK; {harmful}")),
+        batch(harmful),
+        [parse("", "ROLLBACK", &[]), bind("", "", &[]), execute("", 0), batch(harmful)].concat(),
+        [batch("ROLLBACK"), batch(harmful)].concat(),
+        [batch("SELECT 1"), batch("ROLLBACK"), batch(harmful)].concat(),
+    ] {
+        pg.sql("GRANT reader TO app").await;
+        let mut elsewhere = Elsewhere::begin(&proxy).await;
+        let (mut wire, mut other) = (login(&proxy).await, login(&proxy).await);
+        wire.query("SET ROLE reader").await;
+        pg.sql("REVOKE reader FROM app").await;
+        assert!(elsewhere.switch().await);
+        let syncs = words.windows(5).filter(|bytes| bytes == &sync()).count().max(1);
+        wire.clear_transcript();
+        wire.send(&words).await;
+        for _ in 0..syncs {
+            let frames = wire.until_ready().await;
+            assert!(
+                frames.iter().any(|frame| frame.tag == b'E' && ServerError::read(&frame.body).code() == "42501"),
+                "{}",
+                wire.transcript()
+            );
+        }
+        assert_eq!(pg.value("SELECT count(*) FROM done").await, "0", "{}", wire.transcript());
+        assert_eq!(other.value("SELECT current_user").await, "app");
+        pg.sql("GRANT reader TO app").await;
+        assert_eq!(wire.value("SELECT current_user").await, "reader", "the session has outlived it");
+    }
+}
+
+#[tokio::test]
+async fn i6_who_cancels_while_its_settings_are_under_way_is_not_served_all_the_same() {
+    let (pg, proxy) = start().await;
+    pg.sql("CREATE TABLE done (what text); GRANT ALL ON done TO app, reader").await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let mut wire = login(&proxy).await;
+    wire.query("SET ROLE reader").await;
+    assert!(elsewhere.switch().await);
+    // To look a role up takes a lock that another session holds.
+    let mut locker = pg.superuser("app").await.unwrap();
+    let lock = locker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE; LOCK TABLE pg_auth_members IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    wire.send(&query("INSERT INTO done VALUES ('harm')")).await;
+    eventually("the settings wait for the lock", PATIENCE, async || {
+        lock.query_one("SELECT count(*) FROM pg_locks WHERE NOT granted", &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
+    wire.cancel(&proxy).await;
+    wire.expect_error("57014").await;
+    lock.rollback().await.unwrap();
+    wire.expect_ready(b'I').await;
+    assert_eq!(pg.value("SELECT count(*) FROM done").await, "0");
+    assert_eq!(wire.value("SELECT current_user").await, "reader");
+}
+
+#[tokio::test]
+async fn i1_who_leaves_while_its_settings_are_under_way_leaves_nothing() {
+    let pg = Postgres::start().await;
+    let faulty = Faulty::to(pg.address()).await;
+    let proxy = Proxy::before_faulty(&faulty).max_connections(1).set("process.workers", 1).start().await;
+    let mut other = login(&proxy).await;
+    let untouched = other.value("SHOW work_mem").await;
+    for _ in 0..3 {
+        let mut wire = login(&proxy).await;
+        wire.query("SET work_mem = '3MB'").await;
+        assert_eq!(other.value("SHOW work_mem").await, untouched);
+        faulty.stall(Way::Back);
+        wire.send(&query("SELECT pg_sleep(600), 'left alone'")).await;
+        let running =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%left alone%' AND state = 'active' AND pid <> pg_backend_pid()";
+        eventually("it runs", PATIENCE, async || pg.value(running).await == "1").await;
+        drop(wire);
+        faulty.heal();
+        assert_eq!(harness::in_time("the next client's turn", other.value("SHOW work_mem")).await, untouched);
+        assert_eq!(pg.value(running).await, "0", "nobody waits for it");
+    }
+}
+
 #[tokio::test]
 async fn i8_a_clean_server_costs_nothing() {
     let pg = Postgres::options().conf("log_statement = 'all'").start().await;
@@ -256,7 +385,7 @@ async fn who_leaves_right_after_a_set_leaves_nothing() {
     let untouched = other.value("SHOW work_mem").await;
     for _ in 0..20 {
         let mut wire = login(&proxy).await;
-        wire.send(&harness::frames::query("SET work_mem = '3MB'")).await;
+        wire.send(&query("SET work_mem = '3MB'")).await;
         drop(wire);
         for _ in 0..3 {
             assert_eq!(other.value("SHOW work_mem").await, untouched);

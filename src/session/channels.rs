@@ -168,16 +168,22 @@ impl Relay<'_> {
         self.to_server.is_empty() && (is_about_channels(bytes) || self.runs_such(bytes))
     }
 
-    /// Whether a statement that was prepared before, and is run here, is about channels.
+    /// Whether a statement that was prepared before, and is run here, is about channels, or one calls a function that may be.
     fn runs_such(&self, mut bytes: &[u8]) -> bool {
+        let (_, functions) = self.client.watch.pool.functions.known();
+        let calls_such = |text: &[u8]| functions.as_ref().and_then(|known| known.traces(text)).is_some_and(|traces| traces.is_hidden);
         while let Some((whole, rest)) = message::first(bytes) {
-            if let [b'B', _, _, _, _, body @ ..] = whole
-                && let Ok((_, name)) = message::bind(body)
-            {
-                let text = if name.is_empty() { Some(&*self.client.unnamed) } else { self.client.names.text_of(name) };
-                if text.is_some_and(is_about_channels) {
-                    return true;
+            let is_such = match whole {
+                [b'B', _, _, _, _, body @ ..] => {
+                    let name = message::bind(body).map_or(&[][..], |(_, name)| name);
+                    let text = if name.is_empty() { Some(&*self.client.unnamed) } else { self.client.names.text_of(name) };
+                    text.is_some_and(|text| is_about_channels(text) || calls_such(text))
                 }
+                [b'Q' | b'P', _, _, _, _, body @ ..] => calls_such(body),
+                _ => false,
+            };
+            if is_such {
+                return true;
             }
             bytes = rest;
         }

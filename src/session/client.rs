@@ -68,6 +68,8 @@ pub struct Client {
     pub(super) channels: Option<Box<Subscription>>,
     /// It listens by its own server connection, as nothing else can be done.
     pub(super) keeps_channels: bool,
+    /// A server has refused its settings: they do not travel in front of its words any more.
+    pub(super) was_refused: bool,
     /// Its prepared statements that set its deadline.
     pub(super) own: Option<Box<Own>>,
     /// Why that is one that the client has kept, and the reason that was told before.
@@ -123,6 +125,7 @@ impl Client {
             is_undone: false,
             channels: None,
             keeps_channels: false,
+            was_refused: false,
             own: None,
             kept: None,
             _admitted: admitted,
@@ -381,11 +384,13 @@ impl Client {
                 tracing::info!(%why, "an idle server connection gave no sign of life and is closed");
                 continue;
             }
-            match self.prepare(&mut lease).await {
+            let first = self.first(&lease);
+            let prepared = if first == First::Held { self.prepare(&mut lease).await } else { Ok(Ok(())) };
+            match prepared {
                 Ok(Ok(())) => {
                     let at = now();
                     self.watch.tenant.borrow().numbers.queue_wait.observe(at.saturating_duration_since(began));
-                    return Some((lease, First::Held, at));
+                    return Some((lease, first, at));
                 }
                 Ok(Err(refusal)) => {
                     lease.give_back(now());

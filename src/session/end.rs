@@ -96,6 +96,7 @@ impl Relay<'_> {
     pub fn end(mut self, stop: Stop) -> End {
         let at = now();
         self.unwatch_peer();
+        self.leave_ahead();
         self.client.watch.set(|timing| {
             timing.transaction_since = None;
             timing.until = None;

@@ -58,7 +58,7 @@ const LEFT: &[u8] = b"SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channel
     EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
     AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()), \
     EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
-    EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
+    EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql OR NOT pg_catalog.starts_with(name, 'weir_'))";
 
 /// A name, and its value now; `None` where it has that of a fresh session.
 type Changes = Vec<(Box<[u8]>, Option<Box<[u8]>>)>;
@@ -275,4 +275,16 @@ async fn read(server: &mut Server, names: &[Box<[u8]>]) -> Result<Changes, Broke
         known.extend(asked.into_iter().cloned().zip(values));
     }
     Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::SERVER_NAME;
+
+    #[test]
+    fn the_proxys_own_statements_keep_nobody() {
+        let pattern = [b"NOT pg_catalog.starts_with(name, '", SERVER_NAME, b"')"].concat();
+        assert!(LEFT.windows(pattern.len()).any(|here| here == pattern));
+    }
 }

@@ -281,6 +281,16 @@ impl Inspector {
         self.hold(Pin::Statement);
     }
 
+    /// A statement may be on this server by the client's own name for it.
+    pub fn hold_prepared(&mut self) {
+        self.hold(Pin::Sql(PinReason::Prepare));
+    }
+
+    /// Something that keeps the client here may have gone.
+    pub fn releases(&mut self) {
+        self.releases = true;
+    }
+
     /// Reads the next chunk of the client's stream. `sent` is told the type of each message that is to be sent on, in order.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! `greeting` and `login` are the cold beginning; `client` is what is left of a client while it is idle; `relay` is a client with a server connection. `inspect`, `statements` and `phase`
 //! are the pure parts. `worker` is the thread that all of its clients live on, `house` what the threads share.
 
+mod ahead;
 mod census;
 mod channels;
 mod client;
@@ -19,6 +20,7 @@ mod inspect;
 mod keys;
 mod login;
 pub mod names;
+mod peer;
 mod phase;
 mod pins;
 mod relay;

@@ -20,6 +20,8 @@ pub struct Names(Option<Box<Named>>);
 #[derive(Debug, Default)]
 struct Named {
     by_name: HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>,
+    /// Names that texts have given to statements on the server that the client has now, which may have them or not.
+    by_texts: Vec<Box<[u8]>>,
     /// What the names and the texts take, in bytes.
     bytes: usize,
 }
@@ -38,10 +40,36 @@ impl Names {
             named.bytes = named.bytes.saturating_add(size(&name, &statement));
             named.by_name.insert(name, statement);
         }
-        if named.by_name.is_empty() {
+        if named.is_empty() {
             self.0 = None;
         }
         before
+    }
+
+    /// A text may have given a name to a statement that only the server knows.
+    pub(super) fn made_by_text(&mut self, name: &[u8]) {
+        let named = self.0.get_or_insert_default();
+        if !named.has_by_text(name) && named.bytes < NAMES {
+            named.bytes = named.bytes.saturating_add(name.len()).saturating_add(NAME_OVERHEAD);
+            named.by_texts.push(key(name).into());
+        }
+    }
+
+    /// Whether only the server knows if there is a statement of this name.
+    pub(super) fn may_be_by_text(&self, name: &[u8]) -> bool {
+        self.0.as_ref().is_some_and(|named| named.has_by_text(name))
+    }
+
+    /// The client has another server, where no text has named any statement.
+    #[inline]
+    pub(super) fn forget_texts(&mut self) {
+        if let Some(named) = self.0.as_mut().filter(|named| !named.by_texts.is_empty()) {
+            named.by_texts.clear();
+            named.count();
+            if named.is_empty() {
+                self.0 = None;
+            }
+        }
     }
 
     /// Whether no more statements are to be remembered for the client.
@@ -94,10 +122,26 @@ impl Names {
     pub fn clear(&mut self, notes: &Notes) {
         let Some(named) = &mut self.0 else { return };
         named.by_name.retain(|name, _| notes.names(name));
-        named.bytes = named.by_name.iter().map(|(name, statement)| size(name, statement)).sum();
-        if named.by_name.is_empty() {
+        named.by_texts.clear();
+        named.count();
+        if named.is_empty() {
             self.0 = None;
         }
+    }
+}
+
+impl Named {
+    fn is_empty(&self) -> bool {
+        self.by_name.is_empty() && self.by_texts.is_empty()
+    }
+
+    fn has_by_text(&self, name: &[u8]) -> bool {
+        self.by_texts.iter().any(|known| **known == *key(name))
+    }
+
+    fn count(&mut self) {
+        let texts: usize = self.by_texts.iter().map(|name| name.len().saturating_add(NAME_OVERHEAD)).sum();
+        self.bytes = self.by_name.iter().map(|(name, statement)| size(name, statement)).sum::<usize>().saturating_add(texts);
     }
 }
 

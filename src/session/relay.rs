@@ -9,6 +9,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::channels::Ears;
 use super::client::Client;
 use super::end::Stop;
@@ -29,12 +30,14 @@ use crate::wire::Status;
 use crate::wire::scan::Side;
 
 /// Where a lease's first bytes are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
     /// So many are in the worker's read buffer.
     Scratch(u32),
     /// The client holds them.
     Held,
+    /// The client holds them, and its settings go in front of them.
+    BehindSettings,
     /// There are none yet: the client has kept the server connection.
     Nothing,
 }
@@ -56,7 +59,7 @@ pub struct Relay<'a> {
     request_began: Instant,
     pub(super) pinned: Option<Pin>,
     /// The server connection has taken some bytes of this client's.
-    server_has_bytes: bool,
+    pub(super) server_has_bytes: bool,
     /// All was answered when the client was not between two messages.
     is_late: bool,
     /// Nothing has failed, and no transaction was left open by a batch.
@@ -69,6 +72,8 @@ pub struct Relay<'a> {
     pub(super) version: u64,
     /// The client listens by way of its pool's shared connection.
     pub(super) ears: Option<Box<Ears>>,
+    /// The client's settings were sent in front of its words, and are not in force yet.
+    pub(super) ahead: Option<Box<Ahead>>,
     /// What it has asked, where that may be told.
     pub(super) asked: Option<Box<Asked>>,
     /// It was over before it had begun.
@@ -84,6 +89,9 @@ impl<'a> Relay<'a> {
         client.watch.set_server(lease.id());
         client.watch.set(|timing| timing.transaction_since = Some(began));
         client.hand_over_unnamed();
+        if first != First::Nothing {
+            client.names.forget_texts();
+        }
         let shares = client.watch.pool.mode != PoolMode::Session;
         let (version, functions) = if shares { client.watch.pool.functions.known() } else { (0, None) };
         let mut inspector = Inspector::new(shares).with_functions(functions);
@@ -112,6 +120,7 @@ impl<'a> Relay<'a> {
             has_reported: false,
             edit: None,
             ears,
+            ahead: None,
             asked,
             stopped: None,
             version,
@@ -121,6 +130,10 @@ impl<'a> Relay<'a> {
             First::Held => {
                 let held = std::mem::take(&mut relay.client.held);
                 relay.send_first(&held)
+            }
+            First::BehindSettings => {
+                let held = std::mem::take(&mut relay.client.held);
+                relay.send_behind_settings(&held)
             }
             First::Nothing => {
                 relay.go_on(began);
@@ -147,7 +160,7 @@ impl<'a> Relay<'a> {
     }
 
     #[inline]
-    fn send_first(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+    pub(super) fn send_first(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         if self.asked.is_some() {
             self.keep_asked(bytes);
         }
@@ -263,6 +276,12 @@ impl<'a> Relay<'a> {
             self.to_server.extend_from_slice(bytes);
             return Ok(());
         }
+        self.give_to_server(bytes)
+    }
+
+    /// Sends bytes while none wait to be sent.
+    #[inline]
+    pub(super) fn give_to_server(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let taken = self.lease.server_mut().io.try_send(bytes).map_err(|_| Stop::ServerLost)?;
         self.server_has_bytes = true;
         if taken < bytes.len() {
@@ -304,9 +323,9 @@ impl<'a> Relay<'a> {
 
     /// What has come from the server; whether the lease is over with it.
     #[inline]
-    fn answer(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
-        if self.ears.is_some() {
-            return self.answer_with_ears(bytes);
+    pub(super) fn answer(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
+        if self.ears.is_some() || self.ahead.is_some() {
+            return if self.ahead.is_some() { self.answer_to_settings(bytes) } else { self.answer_with_ears(bytes) };
         }
         self.answer_as_it_is(bytes)
     }
@@ -500,6 +519,7 @@ impl<'a> Relay<'a> {
             }
             Signal::EndIdle(limit) => return Some(Stop::fault(Fault::IdleClient { limit: Duration::from_millis(limit.into()) })),
             Signal::Cancel => {
+                self.cancelled_ahead();
                 let waiting = self.client.watch.take_cancels();
                 if self.lease.server().state.owed.owes() {
                     self.client.watch.tenant.borrow().numbers.cancelled[CancelCause::Request.index()].add(1);
@@ -527,31 +547,6 @@ impl<'a> Relay<'a> {
             return None;
         }
         Some(Stop::fault(Fault::DeadlineInTransaction))
-    }
-
-    /// A lease that lasts: the kernel is to notice a client that has gone without a word. While idle, a frozen client must not be given up.
-    fn watch_peer(&mut self) {
-        let config = self.client.worker.house.config.load();
-        let working = &config.client_tcp.working;
-        if let Some(idle) = working.idle {
-            // A socket that does not take an option ends soon anyway.
-            let _ = self.client.io.set_keepalive(idle, working.interval, working.count);
-        }
-        let _ = self.client.io.set_user_timeout(working.user_timeout);
-        self.client.watch.set(|timing| timing.watched = true);
-    }
-
-    pub(super) fn unwatch_peer(&mut self) {
-        if !self.client.watch.timing().watched {
-            return;
-        }
-        let config = self.client.worker.house.config.load();
-        let working = &config.client_tcp.working;
-        let _ = match config.client_tcp.idle_keepalive {
-            Some(idle) => self.client.io.set_keepalive(idle, working.interval, working.count),
-            None => self.client.io.clear_keepalive(),
-        };
-        let _ = self.client.io.set_user_timeout(None);
     }
 }
 

@@ -346,6 +346,8 @@ impl Relay<'_> {
             Rewritten::AsItIs => {}
             Rewritten::Runs(statement) => self.runs(statement.effects(), statement.text(), true),
             Rewritten::OnlyHere => self.inspector.hold_statement(),
+            Rewritten::ByItsName => self.inspector.hold_prepared(),
+            Rewritten::Frees => self.inspector.releases(),
             Rewritten::UnnamedAgain => {
                 let unnamed = self.client.unnamed.clone();
                 let text = &unnamed[..memchr::memchr(0, &unnamed).unwrap_or(0)];
@@ -395,7 +397,7 @@ impl Relay<'_> {
     }
 
     /// Says what is the proxy's to say and has its turn now.
-    fn say_due(&mut self) -> Result<(), Stop> {
+    pub(super) fn say_due(&mut self) -> Result<(), Stop> {
         let Some(edit) = self.edit.as_deref_mut() else { return Ok(()) };
         let State { owed, frames, .. } = &mut *self.lease.server_mut().state;
         if edit.notes.is_empty() || !frames.at_edge() {
@@ -413,10 +415,10 @@ impl Relay<'_> {
         self.send_to_client(&due)
     }
 
-    /// Whether nothing is to be read from the client now: a batch that has failed is going to be run again, or so many of its messages wait for an answer.
+    /// Whether nothing is to be read from the client now: a batch may have to be run again, or so many of its messages wait for an answer.
     #[inline]
     pub(super) fn must_wait(&self) -> bool {
-        self.edit.as_ref().is_some_and(|edit| edit.healing || !edit.later.is_empty() || edit.notes.is_full())
+        self.ahead.is_some() || self.edit.as_ref().is_some_and(|edit| edit.healing || !edit.later.is_empty() || edit.notes.is_full())
     }
 
     fn is_full(&self) -> bool {

@@ -225,6 +225,10 @@ pub enum Rewritten {
     Runs(Arc<Statement>),
     /// The client's statement is on this server and can be on no other.
     OnlyHere,
+    /// The server perhaps has a statement now by the name that the client gives it, as after PREPARE.
+    ByItsName,
+    /// The server perhaps has one less of those.
+    Frees,
     /// The client's unnamed statement was put on this server again.
     UnnamedAgain,
     /// It speaks of statements, and may run some.
@@ -258,11 +262,11 @@ impl Clerk<'_> {
                     }
                 }
             }
-            (b'P', _) => match self.parse(piece) {
-                Some(true) => Rewritten::AsItIs,
-                Some(false) => Rewritten::OnlyHere,
-                None => Rewritten::NameTooLong,
-            },
+            (b'P', _) => self.parse(piece).unwrap_or(Rewritten::NameTooLong),
+            (b'C', [_, name @ .., _]) if self.names.may_be_by_text(name) && !self.names.has(name) => {
+                self.pass(piece);
+                Rewritten::Frees
+            }
             (b'C', [_, name @ .., _]) => {
                 self.close(name);
                 Rewritten::AsItIs
@@ -321,29 +325,35 @@ impl Clerk<'_> {
         self.owed.is_skipping() || self.owed.is_copying_in()
     }
 
-    /// A Parse with a name: false where its text is too long to be remembered, so that the client must stay where it is. `None` where not even the name is all here.
-    fn parse(&mut self, piece: Piece<'_>) -> Option<bool> {
+    /// A Parse with a name. `None` where not even that is all here.
+    fn parse(&mut self, piece: Piece<'_>) -> Option<Rewritten> {
         let body = piece.bytes.get(5..).unwrap_or_default();
         let is_whole = piece.bytes.len() == piece.total;
         let Some((name, definition)) = message::definition(body).filter(|_| is_whole) else {
             if is_whole {
                 // The server says what is wrong with it.
                 self.pass(piece);
-                return Some(true);
+                return Some(Rewritten::AsItIs);
             }
-            return self.parse_long(piece).map(|()| false);
+            return self.parse_long(piece).map(|()| Rewritten::OnlyHere);
         };
         if self.names.has(name) {
             // The server says so itself, of a name that it knows, unless it finds another fault first.
             let taken = self.take_name().written();
             self.parse_as(&taken, definition);
             self.note(Note::new(Show::Exists(name.into()), Server::Untouched));
-            return Some(true);
+            return Some(Rewritten::AsItIs);
         }
         if self.names.is_full() {
-            return self.parse_long(piece).map(|()| false);
+            return self.parse_long(piece).map(|()| Rewritten::OnlyHere);
         }
         self.notes.count(StatementStep::Prepared);
+        if self.names.may_be_by_text(name) {
+            // The server says whether the name is taken; where it is not, the client has its statement by this name on this server only.
+            self.notes.count(StatementStep::Parsed);
+            self.pass(piece);
+            return Some(Rewritten::ByItsName);
+        }
         let statement = self.known.intern(&self.settings.context(), definition, sql::session_state);
         let mut note = Note::new(Show::Say(b'1'), Server::Untouched);
         // What a transaction that may have failed says to a Parse only its server knows.
@@ -364,7 +374,7 @@ impl Clerk<'_> {
         } else {
             self.note(note);
         }
-        Some(true)
+        Some(Rewritten::AsItIs)
     }
 
     /// A Parse whose text is not all here, or that is not to be remembered.

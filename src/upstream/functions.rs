@@ -34,7 +34,7 @@ const BODIES: &str = r"SET LOCAL search_path = pg_catalog;
     SELECT DISTINCT proname, lanname, body
     FROM pg_proc JOIN pg_language ON pg_language.oid = prolang,
     LATERAL (SELECT CASE WHEN prosrc = '' AND prokind IN ('f', 'p') THEN pg_get_functiondef(pg_proc.oid) ELSE prosrc END) AS source (body)
-    WHERE pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND (lanname NOT IN ('internal', 'c') AND body ~* '(\m(set_config|reset|discard|listen|load|prepare|execute|temp|temporary|pg_temp|hold|setseed|dblink_connect\w*|(query|cursor)_to_xml\w*|ts_rewrite|ts_stat)\M|\mpg_(try_)?advisory_lock|replication|backup|spi_)|(^|[\n;''/>]|\m(begin|then|else|loop|atomic)\M)\s*set\M'";
+    WHERE pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND (lanname NOT IN ('internal', 'c') AND body ~* '(\m(set_config|reset|discard|listen|unlisten|load|prepare|execute|temp|temporary|pg_temp|hold|setseed|dblink_connect\w*|(query|cursor)_to_xml\w*|ts_rewrite|ts_stat)\M|\mpg_(try_)?advisory_lock|replication|backup|spi_)|(^|[\n;''/>]|\m(begin|then|else|loop|atomic)\M)\s*set\M'";
 
 /// Who may call a function of one of these names, or may fire it: functions whose bodies mention it (`f`), what depends on it as the catalogue has it and whoever
 /// reads calls (`r`), or only whoever writes (`w`).

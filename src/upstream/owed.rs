@@ -144,6 +144,12 @@ impl Owed {
         }
     }
 
+    /// Before all that this knows of, a Query was sent that is not answered yet.
+    pub fn sent_before(&mut self) {
+        self.batch = self.batch.wrapping_add(1);
+        self.runs.push_front(Run { part: Part::Query, count: 1 });
+    }
+
     /// An extended message was sent to the server whose end [`received`](Self::received) is to tell of. Not while the server is skipping.
     pub fn sent_noted(&mut self) {
         self.open_batch = true;

@@ -108,6 +108,12 @@ impl Settings {
     }
 }
 
+/// The same change as a text of its own transaction, for a Query with something right behind it that is not to be run where it fails: then the transaction stays
+/// open and has failed. It needs no snapshot of the kind that the session's own transactions may ask for.
+pub fn in_own_transaction(transition: &[u8]) -> Vec<u8> {
+    [b"BEGIN ISOLATION LEVEL READ COMMITTED; ", transition, b"; COMMIT"].concat()
+}
+
 /// The settings that the clients of one pool have come to; equal ones are one, so that to compare them is to compare two addresses.
 #[derive(Debug, Default)]
 pub struct SharedSettings(Mutex<Known>);

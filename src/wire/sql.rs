@@ -248,6 +248,19 @@ pub fn ends_transaction(sql: &[u8]) -> bool {
     [&b"commit"[..], b"end", b"rollback", b"abort"].iter().any(|word| first.eq_ignore_ascii_case(word))
 }
 
+/// Whether a text is one statement, as far as can be seen at a glance, that a transaction that has failed would refuse: it begins with one of the common words
+/// that such a transaction knows nothing to do with. What is not among them may be refused as well.
+pub fn needs_sound_transaction(sql: &[u8]) -> bool {
+    const WORDS: [&[u8]; 12] =
+        [b"select", b"insert", b"update", b"delete", b"with", b"values", b"merge", b"begin", b"start", b"show", b"call", b"copy"];
+    let Some(Token::Word(first)) = Tokens::new(sql, Backslash::Plain).next() else { return false };
+    let mut end = sql.len();
+    while let Some(b';' | b' ' | b'\t' | b'\r' | b'\n') = end.checked_sub(1).and_then(|last| sql.get(last)) {
+        end = end.saturating_sub(1);
+    }
+    WORDS.iter().any(|word| first.eq_ignore_ascii_case(word)) && memchr::memchr(b';', sql.get(..end).unwrap_or_default()).is_none()
+}
+
 /// Whether a text does nothing but end a transaction, one that has failed: `ROLLBACK`, `COMMIT`, with `WORK` or `TRANSACTION` behind.
 pub fn only_ends_transaction(sql: &[u8]) -> bool {
     let mut tokens = Tokens::new(sql, Backslash::Plain);

@@ -43,6 +43,14 @@ impl Clerk<'_> {
             self.owed.sent(b'S');
             return Rewritten::Prepares;
         }
+        for (_, mention) in &mentions {
+            if let Mention::Makes(name) = mention
+                && !self.names.has(name)
+                && !name.starts_with(SERVER_NAME)
+            {
+                self.names.made_by_text(name);
+            }
+        }
         let Some(Told { text: instead, moves, drops, .. }) = self.told(text, &mentions) else {
             self.pass(piece);
             return Rewritten::Speaks;

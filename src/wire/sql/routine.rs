@@ -46,8 +46,13 @@ impl Traces {
                 self.add(&Self { settings: vec![name], is_hidden: false });
             }
         }
-        self.is_hidden |= leaves_more(effects);
+        self.is_hidden |= leaves_more(effects) || unlistens(statement);
     }
+}
+
+/// Whether a statement ends something that its client listens to, perhaps by a connection that is not the one that runs it.
+fn unlistens(statement: &[u8]) -> bool {
+    matches!(Tokens::new(statement, Backslash::Plain).next(), Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"unlisten"))
 }
 
 /// Whether something other than a setting is left; the last value of a sequence is asked for by those who know of it.
@@ -118,7 +123,7 @@ pub fn routine(body: &[u8]) -> Traces {
                 let text = inside(body.get(from..to).unwrap_or_default());
                 has_verb |= matches!(Tokens::new(text, Backslash::Plain).next(), Some(Token::Word(word)) if is_one_of(word, &VERBS));
                 let effects = session_state(text);
-                has_traces |= effects.first_pin().is_some() || effects.is_opaque() || effects.resets_settings();
+                has_traces |= effects.first_pin().is_some() || effects.is_opaque() || effects.resets_settings() || unlistens(text);
             }
             Token::Word(_) | Token::Quoted(_) | Token::Mark(_) => {}
         }

@@ -7,7 +7,7 @@ mod statements;
 use proptest::prelude::*;
 use statements::{Row, STATEMENTS};
 
-use super::{Effects, PinReason, digest, ends_transaction, session_state};
+use super::{Effects, PinReason, digest, ends_transaction, needs_sound_transaction, session_state};
 
 /// What the reader says, in the words of the table.
 fn in_words(effects: Effects) -> String {
@@ -118,6 +118,19 @@ fn e1_what_ends_a_transaction_a_failed_one_takes() {
     }
     for sql in ["SELECT 1", "PREPARE a AS SELECT 1", "BEGIN", "", "'commit'"] {
         assert!(!ends_transaction(sql.as_bytes()), "{sql}");
+    }
+}
+
+#[test]
+fn i6_what_a_failed_transaction_does_nothing_of() {
+    for sql in ["SELECT 1", "-- x\ninsert into t values (1) ;\n", "WITH a AS (SELECT 1) DELETE FROM t", "BEGIN", "Copy t FROM STDIN"] {
+        assert!(needs_sound_transaction(sql.as_bytes()), "{sql}");
+        assert!(!ends_transaction(sql.as_bytes()), "{sql}");
+    }
+    for sql in
+        ["COMMIT", "; SELECT 1", "ROLLBACK; SELECT 1", "SELECT 1; DISCARD ALL", "", "EXPLAIN EXECUTE a", "(SELECT 1)", "\"select\" 1"]
+    {
+        assert!(!needs_sound_transaction(sql.as_bytes()), "{sql}");
     }
 }
 
