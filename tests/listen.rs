@@ -254,6 +254,7 @@ async fn who_listens_again_before_the_server_has_let_go_is_heard() {
     stays.query("LISTEN stays").await;
     again.query("LISTEN again").await;
     is(&proxy, CLIENTS, 2.0).await;
+    is(&proxy, LEASED, 0.0).await;
     let admin = Admin::login(proxy.port(), "app", "pgweir").await.unwrap();
     let pid = admin.row("SHOW SERVERS", "state", "listening").await["remote_pid"].clone();
     let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
@@ -309,6 +310,7 @@ async fn when_the_connection_is_lost_those_who_listen_hear_of_it_and_others_do_n
     }
     let mut other = login(&proxy).await;
     is(&proxy, LISTENING, 1.0).await;
+    is(&proxy, LEASED, 0.0).await;
     assert!(pg.end_backends("app").await >= 1);
     for wire in &mut listeners {
         wire.expect_error("08006").await;
@@ -370,13 +372,13 @@ async fn where_it_cannot_be_shared_the_listener_keeps_its_own_connection() {
     pg.sql("CREATE ROLE second LOGIN PASSWORD 'secret'; CREATE ROLE third LOGIN PASSWORD 'secret'").await;
     let proxy = Proxy::new(&pg).max_connections(4).user("second", "secret").user("third", "secret").start().await;
     let mut wires = Vec::new();
-    for user in ["app", "second", "third"] {
+    // A client has its answer before its channels are settled.
+    for (user, metric, value) in [("app", LISTENING, 1.0), ("second", LISTENING, 2.0), ("third", PINNED, 1.0)] {
         let mut wire = Wire::login(&proxy, user, "secret", "app").await.expect("a login");
         wire.query("LISTEN a").await;
+        is(&proxy, metric, value).await;
         wires.push(wire);
     }
-    is(&proxy, LISTENING, 2.0).await;
-    is(&proxy, PINNED, 1.0).await;
     let mut latin = Wire::connect(&proxy).await;
     latin.start(&[("user", "app"), ("database", "app"), ("client_encoding", "LATIN1")]).await;
     latin.authenticate("app", "secret").await.unwrap();
