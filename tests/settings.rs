@@ -314,6 +314,34 @@ async fn i6_who_cancels_while_its_settings_are_under_way_is_not_served_all_the_s
     assert_eq!(wire.value("SELECT current_user").await, "reader");
 }
 
+/// Somebody's `statement_timeout` holds on its server connection until the next client's is in force there.
+#[tokio::test]
+async fn i1_a_neighbours_short_time_is_nobody_elses() {
+    for words in ["SELECT current_user", "EXPLAIN (COSTS OFF) SELECT 1"] {
+        let (pg, proxy) = start().await;
+        let mut elsewhere = Elsewhere::begin(&proxy).await;
+        let (mut wire, mut other) = (login(&proxy).await, login(&proxy).await);
+        wire.query("SET ROLE reader").await;
+        assert!(elsewhere.switch().await);
+        other.query("SET statement_timeout = 1").await;
+        // To look a role up takes longer than that while another session has its lock.
+        let mut locker = pg.superuser("app").await.unwrap();
+        let lock = locker.transaction().await.unwrap();
+        lock.batch_execute("LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE; LOCK TABLE pg_auth_members IN ACCESS EXCLUSIVE MODE")
+            .await
+            .unwrap();
+        let cut = || pg.log().matches("canceling statement due to statement timeout").count();
+        let before = cut();
+        wire.send(&query(words)).await;
+        eventually("an attempt is over", PATIENCE, async || cut() > before).await;
+        lock.rollback().await.unwrap();
+        let frames = harness::in_time("an answer", wire.until_ready()).await;
+        assert!(frames.iter().all(|frame| frame.tag != b'E'), "{words}: {}", wire.transcript());
+        assert_eq!(wire.value("SELECT current_user").await, "reader");
+        assert!(elsewhere.switch().await);
+    }
+}
+
 #[tokio::test]
 async fn i1_who_leaves_while_its_settings_are_under_way_leaves_nothing() {
     let pg = Postgres::start().await;

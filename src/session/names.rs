@@ -85,7 +85,7 @@ impl Names {
     /// Whether there are none.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.0.as_ref().is_none_or(|named| named.by_name.is_empty())
     }
 
     /// The text of the statement of this name.

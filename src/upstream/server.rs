@@ -262,7 +262,7 @@ impl Server {
         Ok(outcome)
     }
 
-    /// Puts these settings in force, where they are not.
+    /// Puts these settings in force, where they are not. Where they cannot be because of what is in force now, the connection is broken.
     ///
     /// Not cancel safe, as `run`.
     pub async fn apply(&mut self, settings: &Arc<Settings>) -> Result<Result<(), ServerError>, Broken> {
@@ -270,10 +270,15 @@ impl Server {
             return Ok(Ok(()));
         }
         let query = Settings::transition(&self.state.settings, settings);
-        if !query.is_empty()
-            && let Err(refusal) = self.run(&query).await?
-        {
-            return Ok(Err(refusal));
+        let mut tries = TRIES;
+        while !query.is_empty() {
+            match self.run(&query).await? {
+                Ok(()) => break,
+                // The `statement_timeout` of whoever had it before is no fault of these settings.
+                Err(refusal) if refusal.is(sqlstate::QUERY_CANCELED) && tries > 1 => tries -= 1,
+                Err(refusal) if refusal.is(sqlstate::QUERY_CANCELED) => return Err(Broken::Refused(refusal)),
+                Err(refusal) => return Ok(Err(refusal)),
+            }
         }
         self.state.settings = Arc::clone(settings);
         Ok(Ok(()))
