@@ -36,6 +36,7 @@ use crate::wire::scan::{Side, body_length};
 const NEWS: usize = usize::MAX;
 
 /// A client that is logged in.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
 #[derive(Debug)]
 pub struct Client {
     pub(super) io: Io,
