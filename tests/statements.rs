@@ -7,7 +7,7 @@
 mod harness;
 
 use harness::frames::{bind, close, describe, execute, flush, parse, query, sync};
-use harness::{Elsewhere, Frame, PATIENCE, Postgres, Proxy, Wire, eventually};
+use harness::{Elsewhere, Faulty, Frame, PATIENCE, Postgres, Proxy, Way, Wire, eventually};
 
 async fn login(proxy: &Proxy) -> Wire {
     Wire::login(proxy, "app", "secret", "app").await.expect("a login")
@@ -474,4 +474,32 @@ async fn d8_nobody_runs_or_drops_anothers_statement_by_the_servers_name_for_it()
             assert_eq!(error.code(), "26000", "{text} {number}");
         }
     }
+}
+
+/// What must be prepared before a text that lists statements may be more than a socket takes at once.
+#[tokio::test]
+async fn many_long_statements_are_all_listed_wherever_their_client_is() {
+    let pg = Postgres::start().await;
+    let net = Faulty::of_small_segments_to(pg.address()).await;
+    let proxy = Proxy::before_faulty(&net)
+        .max_connections(2)
+        .set("process.workers", 1)
+        .set("upstreams.main.prepared_statements", "16MiB")
+        .start()
+        .await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let mut wire = login(&proxy).await;
+    for number in 0..900 {
+        run(&mut wire, &[parse(&format!("s{number}"), &format!("SELECT {number}, '{}'", "x".repeat(4000)), &[])]).await;
+    }
+    assert!(elsewhere.switch().await);
+    net.stall(Way::Onward);
+    wire.send(&query("SELECT count(*) FROM pg_prepared_statements")).await;
+    eventually("it is on its way", PATIENCE, async || {
+        proxy.metric(r#"pgweir_server_connections{upstream="main",state="leased"}"#).await > 1.5
+    })
+    .await;
+    net.heal();
+    let listed = harness::in_time("the list", wire.until_ready()).await;
+    assert_eq!(value(&listed), "900");
 }

@@ -104,7 +104,12 @@ impl Relay<'_> {
             match frame.kind {
                 b'S' if frame.is_whole() => note_reported(reported, frame.body),
                 b'E' => refusal = Some(Fields::new(frame.body).is_fatal()),
-                b'Z' => is_ready = true,
+                b'Z' => {
+                    is_ready = true;
+                    if frame.status != b'I' {
+                        refusal = Some(false);
+                    }
+                }
                 _ => {}
             }
         }

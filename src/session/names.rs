@@ -1,6 +1,6 @@
 //! A client's own names for its prepared statements. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::statements::Notes;
@@ -21,7 +21,7 @@ pub struct Names(Option<Box<Named>>);
 struct Named {
     by_name: HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>,
     /// Names that texts have given to statements on the server that the client has now, which may have them or not.
-    by_texts: Vec<Box<[u8]>>,
+    by_texts: HashSet<Box<[u8]>, foldhash::fast::RandomState>,
     /// What the names and the texts take, in bytes.
     bytes: usize,
 }
@@ -51,7 +51,7 @@ impl Names {
         let named = self.0.get_or_insert_default();
         if !named.has_by_text(name) && named.bytes < NAMES {
             named.bytes = named.bytes.saturating_add(name.len()).saturating_add(NAME_OVERHEAD);
-            named.by_texts.push(key(name).into());
+            named.by_texts.insert(key(name).into());
         }
     }
 
@@ -136,7 +136,7 @@ impl Named {
     }
 
     fn has_by_text(&self, name: &[u8]) -> bool {
-        self.by_texts.iter().any(|known| **known == *key(name))
+        self.by_texts.contains(key(name))
     }
 
     fn count(&mut self) {

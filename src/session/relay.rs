@@ -189,17 +189,16 @@ impl<'a> Relay<'a> {
         } else {
             moved |= self.drain_to_client(cx)?;
         }
-        if self.must_wait() || self.client.unsent.len() >= HELD {
-            // What the client sends meanwhile waits, too: it does not read, or its answers are not there yet.
-        } else if self.to_server.is_empty() && !self.lease.server().io.has_unsent() {
+        if !self.to_server.is_empty() || self.lease.server().io.has_unsent() {
+            moved |= self.drain_to_server(cx)?;
+        } else if !self.must_wait() && self.client.unsent.len() < HELD {
+            // Else what the client sends meanwhile waits, too: it does not read, or its answers are not there yet.
             let read = with_scratch(|scratch| match self.client.io.poll_read(cx, scratch) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(Ok(count)) if count > 0 => self.request(&scratch[..count]).map(|()| true),
                 Poll::Ready(_) => Err(Stop::Vanished),
             });
             moved |= read?;
-        } else {
-            moved |= self.drain_to_server(cx)?;
         }
         if self.is_late {
             self.end_late()?;

@@ -54,7 +54,17 @@ pub struct Faulty {
 impl Faulty {
     /// Listens on 127.0.0.1 and forwards to `target`.
     pub async fn to(target: SocketAddr) -> Self {
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), target)
+    }
+
+    /// The same with segments as small as between machines: a socket takes some ten kilobytes then, not megabytes.
+    pub async fn of_small_segments_to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        SockRef::from(&listener).set_tcp_mss(536).unwrap();
+        Self::at(listener, target)
+    }
+
+    fn at(listener: TcpListener, target: SocketAddr) -> Self {
         let address = listener.local_addr().unwrap();
         let weather = [watch::Sender::default(), watch::Sender::default()];
         let refusing = watch::Sender::new(false);
