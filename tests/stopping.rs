@@ -5,6 +5,7 @@
 
 mod harness;
 
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -203,6 +204,61 @@ async fn nobody_is_turned_away(over_unix: bool) {
     for caller in callers {
         caller.await.expect("every caller was served every time");
     }
+}
+
+/// A run of pgbench that goes on until it is ended.
+struct Bench(Child);
+
+impl Bench {
+    fn start(port: u16, more: &[&str]) -> Self {
+        let mut command = Command::new("pgbench");
+        command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "app", "-n", "-S", "-c", "4", "-T", "3600"]).args(more).arg("app");
+        Self(command.env("PGPASSWORD", "secret").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Ends it, which must not have ended before; what it has complained of.
+    fn end(mut self) -> String {
+        let ended = self.0.try_wait().unwrap();
+        if ended.is_none() {
+            rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), Signal::TERM).unwrap();
+        }
+        let said = self.0.wait_with_output().unwrap().stderr;
+        format!("{}{}", ended.map(|status| status.to_string()).unwrap_or_default(), String::from_utf8_lossy(&said))
+    }
+}
+
+#[tokio::test]
+async fn pgbench_notices_neither_reloads_nor_a_new_process() {
+    let pg = Postgres::start().await;
+    let init = Command::new("pgbench").args(["-i", "-q", "-s", "1", &pg.url("app", "secret")]).output().unwrap();
+    assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+    let port = free_port();
+    let options = || proxy(&pg, "300ms", "20s").set("listen.postgres", vec![format!("127.0.0.1:{port}")]).max_connections(4);
+    let mut old = options().start().await;
+    let done = async |proxy: &Proxy| proxy.metric(r#"pgweir_transactions_total{tenant="default"}"#).await;
+    let goes_on = async |proxy: &Proxy| {
+        let before = done(proxy).await;
+        eventually("it goes on", PATIENCE, async || done(proxy).await > before + 200.0).await;
+    };
+
+    let kept = [Bench::start(port, &["-M", "prepared"]), Bench::start(port, &["-M", "simple"])];
+    let comes_and_goes = Bench::start(port, &["-C"]);
+    for limit in [2, 8, 3, 4] {
+        goes_on(&old).await;
+        let reloads = |proxy: &Proxy| proxy.log_lines().iter().filter(|line| line.contains("\"reload: done\"")).count();
+        let before = reloads(&old);
+        old.rewrite_config(|options| options.max_connections(limit).set("defaults.queue_timeout", format!("{}s", 20 + limit)));
+        old.signal(Signal::HUP);
+        eventually("the configuration is read again", PATIENCE, async || reloads(&old) > before).await;
+    }
+    goes_on(&old).await;
+    assert_eq!(kept.map(Bench::end).concat(), "");
+
+    let new = options().start().await;
+    old.signal(Signal::TERM);
+    assert!(old.wait_exit().await.success());
+    goes_on(&new).await;
+    assert_eq!(comes_and_goes.end(), "");
 }
 
 #[tokio::test]
