@@ -219,6 +219,41 @@ async fn what_no_reset_ends_costs_the_server_connection() {
 }
 
 #[tokio::test]
+async fn every_reason_is_counted_and_told_while_it_lasts() {
+    let pg = Postgres::start().await;
+    // Others may not load what they like.
+    pg.sql("ALTER ROLE app SUPERUSER; CREATE SEQUENCE numbers").await;
+    let proxy = Proxy::new(&pg).max_connections(16).set("upstreams.main.share_listen", false).start().await;
+    let mut provoked = pins();
+    provoked.extend([
+        ("sequence", query("SELECT nextval('numbers'); SELECT currval('numbers')"), ""),
+        ("load", query("LOAD 'plpgsql'"), ""),
+        ("session", query("SELECT setseed(0.5)"), ""),
+        ("unnamed_statement", [parse("", &format!("SELECT '{}'", "x".repeat(10_000)), &[]), sync()].concat(), ""),
+    ]);
+    let mut known = pgweir::session::PIN_LABELS.to_vec();
+    let mut shown: Vec<_> = provoked.iter().map(|(reason, ..)| *reason).collect();
+    known.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(shown, known);
+    let mut owners = Vec::new();
+    for (reason, request, _) in provoked {
+        let mut owner = login(&proxy).await;
+        owner.send(&request).await;
+        assert!(owner.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", owner.transcript());
+        for metric in ["pinned", "pins_total"] {
+            is(&proxy, &format!(r#"pgweir_{metric}{{tenant="default",reason="{reason}"}}"#), 1.0).await;
+        }
+        owners.push(owner);
+    }
+    let status: serde_json::Value = serde_json::from_str(&proxy.http_get("/status").await.body).unwrap();
+    let tenant = status["tenants"].as_array().unwrap().iter().find(|tenant| tenant["name"] == "default").unwrap().clone();
+    for reason in known {
+        assert_eq!((&tenant["pinned"][reason], &tenant["pins"][reason]), (&1.into(), &1.into()), "{reason}: {tenant}");
+    }
+}
+
+#[tokio::test]
 async fn a_strict_database_refuses_what_would_keep_its_server() {
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).set("databases.app.strict", true).start().await;
