@@ -235,8 +235,11 @@ async fn i1_settings_travel_in_front_of_the_clients_words() {
         let before = statements(&pg).len();
         wire.clear_transcript();
         wire.send(&message).await;
-        let arrives = || async { statements(&pg)[before..].iter().skip(1).any(|line| line.contains(shows)) };
-        eventually("the client's words arrive", PATIENCE, arrives).await;
+        let arrived = || statements(&pg).split_off(before);
+        eventually("the settings and the client's words arrive", PATIENCE, async || arrived().len() >= 2).await;
+        let [settings, rest @ ..] = &arrived()[..] else { panic!("nothing has arrived") };
+        assert!(settings.contains("set_config"), "{settings}");
+        assert!(rest.iter().all(|line| line.contains(shows) && !line.contains("set_config")), "{rest:?}");
         faulty.heal();
         let frames = wire.until_ready().await;
         let values: Vec<_> = frames.iter().filter(|frame| frame.tag == b'D').map(|frame| frame.values()[0].clone()).collect();

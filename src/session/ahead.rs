@@ -60,7 +60,7 @@ impl Client {
     }
 
     /// The text of a statement that the client has prepared; empty where it has none of this name.
-    fn text_of(&self, name: &[u8]) -> &[u8] {
+    pub(super) fn text_of(&self, name: &[u8]) -> &[u8] {
         if name.is_empty() {
             return self.unnamed.split(|byte| *byte == 0).next().unwrap_or_default();
         }

@@ -175,9 +175,8 @@ impl Relay<'_> {
         while let Some((whole, rest)) = message::first(bytes) {
             let is_such = match whole {
                 [b'B', _, _, _, _, body @ ..] => {
-                    let name = message::bind(body).map_or(&[][..], |(_, name)| name);
-                    let text = if name.is_empty() { Some(&*self.client.unnamed) } else { self.client.names.text_of(name) };
-                    text.is_some_and(|text| is_about_channels(text) || calls_such(text))
+                    let text = message::bind(body).map_or(&[][..], |(_, name)| self.client.text_of(name));
+                    is_about_channels(text) || calls_such(text)
                 }
                 [b'Q' | b'P', _, _, _, _, body @ ..] => calls_such(body),
                 _ => false,

@@ -323,8 +323,11 @@ impl<'a> Relay<'a> {
     /// What has come from the server; whether the lease is over with it.
     #[inline]
     pub(super) fn answer(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
-        if self.ears.is_some() || self.ahead.is_some() {
-            return if self.ahead.is_some() { self.answer_to_settings(bytes) } else { self.answer_with_ears(bytes) };
+        if self.ahead.is_some() {
+            return self.answer_to_settings(bytes);
+        }
+        if self.ears.is_some() {
+            return self.answer_with_ears(bytes);
         }
         self.answer_as_it_is(bytes)
     }
