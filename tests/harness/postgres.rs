@@ -192,17 +192,27 @@ impl Postgres {
 
     /// A standby of this cluster, which is stopped for a moment to be copied. It follows by streaming.
     pub async fn standby(&mut self) -> Postgres {
+        let (port, lock) = free_port();
+        self.standby_by(&format!("port = {port}"), port, lock).await
+    }
+
+    /// A standby with this cluster's own port at another address, as another machine would have it.
+    pub async fn standby_at(&mut self, address: Ipv4Addr) -> Postgres {
+        let lock = self._port.try_clone().unwrap();
+        self.standby_by(&format!("port = {}\nlisten_addresses = '{address}'", self.port), self.port, lock).await
+    }
+
+    async fn standby_by(&mut self, listen: &str, port: u16, lock: File) -> Postgres {
         self.stop(Stop::Fast);
         let (folder, data, user, keeper) = cluster();
         template::copy_tree(&self.folder.join("data"), &data, user);
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
-        let (port, lock) = free_port();
         let signal = data.join("standby.signal");
         fs::write(&signal, "").unwrap();
         user.own(&signal);
         let mut standby = Postgres { keeper, folder, port, ca: None, _port: lock };
         let conninfo = format!("host=127.0.0.1 port={} user=postgres password=postgres", self.port);
-        standby.append_conf(&format!("port = {port}\nprimary_conninfo = '{conninfo}'\nwal_retrieve_retry_interval = '100ms'"));
+        standby.append_conf(&format!("{listen}\nprimary_conninfo = '{conninfo}'\nwal_retrieve_retry_interval = '100ms'"));
         self.start_again().await;
         standby.start_again().await;
         standby
