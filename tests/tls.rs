@@ -4,8 +4,9 @@
 
 mod harness;
 
-use harness::{Ca, PATIENCE, Pem, Postgres, Proxy, ProxyOptions, ServerError, Wire, eventually, frames};
+use harness::{Ca, PATIENCE, Pem, Postgres, Proxy, ProxyOptions, ServerError, Wire, eventually, frames, in_time};
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const APP: [(&str, &str); 2] = [("user", "app"), ("database", "app")];
 
@@ -13,6 +14,56 @@ async fn over_tls(proxy: &Proxy, ca: &Ca) -> Wire {
     let mut wire = Box::pin(Wire::login_tls(proxy, ca.client_config(None), "app", "secret")).await.unwrap();
     assert_eq!(wire.value("SELECT 1").await, "1");
     wire
+}
+
+/// A way to the proxy that notes what comes back.
+async fn overheard(proxy: &Proxy) -> (std::net::SocketAddr, tokio::task::JoinHandle<Vec<u8>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, to) = (listener.local_addr().unwrap(), proxy.address());
+    let heard = tokio::spawn(async move {
+        let (mut client, mut server) = (listener.accept().await.unwrap().0, tokio::net::TcpStream::connect(to).await.unwrap());
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.split(), server.split());
+        let onward = async {
+            tokio::io::copy(&mut from_client, &mut to_server).await.unwrap();
+            to_server.shutdown().await.unwrap();
+        };
+        let back = async {
+            let (mut heard, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+            loop {
+                match from_server.read(&mut piece).await.unwrap() {
+                    0 => return heard,
+                    count => {
+                        heard.extend_from_slice(&piece[..count]);
+                        to_client.write_all(&piece[..count]).await.unwrap();
+                    }
+                }
+            }
+        };
+        tokio::join!(onward, back).1
+    });
+    (address, heard)
+}
+
+/// libpq's asynchronous interface reads once into room for 8 KiB and then waits for the socket, whatever OpenSSL still has of the record.
+#[tokio::test]
+async fn no_record_holds_more_than_libpq_takes_at_once() {
+    let (pg, ca) = (Postgres::start().await, Ca::new());
+    let proxy = Proxy::new(&pg).tls("require", &ca.server()).start().await;
+    let (address, heard) = overheard(&proxy).await;
+    let mut wire = Box::pin(Wire::login_tls(address, ca.client_config(None), "app", "secret")).await.unwrap();
+    assert_eq!(wire.query("SELECT repeat('x', 100) FROM generate_series(1, 20000)").await.len(), 20_000);
+    drop(wire);
+    let heard = in_time("the end", heard).await.unwrap();
+
+    // Behind the answer to SSLRequest: a type, a version, a length, and so much.
+    let (mut rest, mut largest) = (&heard[1..], 0);
+    while let [_, 3, _, high, low, more @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        largest = largest.max(length);
+        rest = &more[length..];
+    }
+    assert!(rest.is_empty(), "the records end with the connection");
+    assert!((4096..=8192 + 256).contains(&largest), "the largest record holds {largest} bytes, some of which are its seal");
 }
 
 #[tokio::test]

@@ -67,6 +67,12 @@ impl ClientTls {
     }
 }
 
+/// The largest TLS record that a client is sent, its header of five bytes included: 8 KiB of data.
+///
+/// libpq's asynchronous interface (psycopg, ruby-pg, pgbench) reads once, into room for 8 KiB at least, and then waits for the socket. What
+/// a larger record holds beyond that is in OpenSSL's hands by then, the socket stays silent, and the client waits for ever.
+const LARGEST_RECORD: usize = 8 * 1024 + 5;
+
 fn configure(
     source: &ClientTlsSource,
     provider: Arc<CryptoProvider>,
@@ -97,5 +103,6 @@ fn configure(
     // the check of a certificate that has been withdrawn meanwhile.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_fragment_size = Some(LARGEST_RECORD);
     Ok(config)
 }
