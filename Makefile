@@ -27,7 +27,7 @@ test-rust: ## The tests in Rust, against a private PostgreSQL
 	cargo test --locked --doc
 
 .PHONY: test-clients
-test-clients: ## One script through psql, the drivers and the ORMs of Node.js, Python, Java, Rust, Go and Ruby, directly and through pgweir; then 5,000 at once
+test-clients: ## One script through psql, the drivers and the ORMs of Node.js, Python, Java, Rust, Go, Ruby and PHP, directly and through pgweir; then 5,000 at once
 	@tests/setup test
 	cargo build --locked --bin pgweir
 	PGWEIR_BIN=$(CURDIR)/target/debug/pgweir tests/clients/run

@@ -1,4 +1,4 @@
-//! Many clients of a real driver share few server connections. What eleven drivers do is in `tests/clients/run`, which needs
+//! Many clients of a real driver share few server connections. What twelve drivers do is in `tests/clients/run`, which needs
 //! their languages; this is the part of it that every test run can afford.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]

@@ -86,7 +86,7 @@ def one_load(options: argparse.Namespace, target: Limited, load: Workload) -> No
     """Every limit in turn; the adaptive one has half a minute each time to find the best from 40 down."""
     limits = [*options.fixed, None]
     rates: dict[int | None, list[float]] = {limit: [] for limit in limits}
-    found = []
+    found, searching = [], []
     for number in range(options.rounds):
         for limit in Bench.turn(number, limits):
             target.limit(limit)
@@ -94,6 +94,9 @@ def one_load(options: argparse.Namespace, target: Limited, load: Workload) -> No
                 measure(target, load, SEARCH_SECONDS, target.site.folder, 1)
                 found.append(target.metric(SUGGESTED))
             rates[limit].append(measure(target, load, options.seconds, target.site.folder, 1).tps)
+            if limit is None:
+                target.limit(target.metric(SUGGESTED))
+                searching.append(rates[None][-1] / measure(target, load, options.seconds, target.site.folder, 1).tps)
         say(f"  {load.title}: round {number + 1} of {options.rounds}, adaptive at {found[-1]}")
     medians = {limit: statistics.median(of) for limit, of in rates.items()}
     best = max(rate for limit, rate in medians.items() if limit)
@@ -101,6 +104,8 @@ def one_load(options: argparse.Namespace, target: Limited, load: Workload) -> No
     print(f"{'limit':>10} {'tps':>9} {'of the best fixed':>18}")
     for limit, rate in medians.items():
         print(f"{limit or 'adaptive':>10} {rate:9.0f} {rate / best:18.3f}", flush=True)
+    spread = f"{min(searching):.3f} to {max(searching):.3f}"
+    print(f"while it goes on searching, of the same limit fixed right afterwards: {statistics.median(searching):.3f} ({spread})", flush=True)
     if options.rounds > 1:
         print(f"the adaptive limit, of the fixed one that was best in the other half of the rounds: {against_the_other_half(rates):.3f}", flush=True)
 

@@ -78,6 +78,8 @@ def measure(target: Target, workload: Workload, seconds: float, folder: Path, jo
         before, after = window(target, process, prefix, seconds)
         process.send_signal(signal.SIGALRM)  # what pgbench's own -T timer sends it: finish, log, report
         output, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"pgbench against {target.name} did not come to an end ({workload.title})") from error
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)

@@ -18,19 +18,19 @@ const LONGEST_TURN: Duration = Duration::from_secs(2);
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(2);
 /// Pairs of turns after which it is decided, at the latest.
 const MOST_PAIRS: u32 = 12;
-const FEWEST_PAIRS: u32 = 3;
+const FEWEST_PAIRS: u32 = 4;
 /// So much better a higher limit must be (as logarithms, which near 0 are shares).
 const WORTH_IT: f64 = 0.015;
 /// So much worse a lower limit may be.
 const COSTS_NOTHING: f64 = -0.005;
-/// Beyond this no third pair is needed.
+/// Beyond this no further pair is needed.
 const OBVIOUS: f64 = 0.25;
-/// The first step is by a quarter, and each further one in the same direction by more.
-const FIRST_STEP: f64 = 1.25;
+/// Where nothing is known the steps are by half and to twice as many; what is near the best is looked at by quarters.
 const LONGEST_STEP: f64 = 2.0;
+const SHORTEST_STEP: f64 = 1.25;
 /// Between two trials at rest.
-const SHORTEST_REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const SHORTEST_REST: Duration = Duration::from_secs(8);
+const LONGEST_REST: Duration = Duration::from_mins(1);
 /// The load is another one when the throughput has changed by this (a logarithm) over two looks of a second.
 const ANOTHER_LOAD: f64 = 0.2;
 const LOOK: Duration = Duration::from_secs(1);
@@ -81,6 +81,8 @@ pub struct Limiter {
     trial: Option<Trial>,
     is_upward: bool,
     step: f64,
+    /// A step of this length the other way is known to be no better.
+    is_worse_behind: bool,
     rest: Duration,
     rest_until: Duration,
     look: Option<Sight>,
@@ -106,7 +108,8 @@ impl Limiter {
             settled: most,
             trial: None,
             is_upward: false,
-            step: FIRST_STEP,
+            step: LONGEST_STEP,
+            is_worse_behind: false,
             rest: SHORTEST_REST,
             rest_until: Duration::ZERO,
             look: None,
@@ -195,13 +198,12 @@ impl Limiter {
     }
 
     fn begin(&mut self, now: Duration) {
-        let other = self.neighbour();
+        let mut other = self.neighbour();
         if other == self.settled {
             // At the end of the road: the other way then.
-            self.is_upward = !self.is_upward;
-            self.step = FIRST_STEP;
+            self.found_no_better(now);
+            other = self.neighbour();
         }
-        let other = self.neighbour();
         if other != self.settled {
             self.trial =
                 Some(Trial { other, side: Side::Settled, began: None, changed_at: now, first: None, pairs: 0, sum: 0.0, squares: 0.0 });
@@ -218,29 +220,43 @@ impl Limiter {
 
     fn decided(&mut self, verdict: Verdict, now: Duration) {
         let Some(trial) = self.trial.take() else { return };
-        // What was usual is another limit's, or to be seen anew.
-        (self.usual, self.look) = (None, None);
-        if verdict == Verdict::Better {
-            self.settled = trial.other;
-            self.step = (self.step * self.step).min(LONGEST_STEP);
-            self.rest = SHORTEST_REST;
-            return;
+        self.look = None;
+        match verdict {
+            Verdict::Better => {
+                self.settled = trial.other;
+                // What was usual was another limit's.
+                self.usual = None;
+                self.is_worse_behind = true;
+                (self.rest, self.rest_until) = (SHORTEST_REST, Duration::ZERO);
+                if self.step <= SHORTEST_STEP {
+                    // The best is elsewhere by now: faster.
+                    self.step *= SHORTEST_STEP;
+                }
+            }
+            Verdict::NoBetter => self.found_no_better(now),
         }
-        if self.step > FIRST_STEP {
-            // Perhaps only the step was too long.
-            self.step = FIRST_STEP;
-            return;
-        }
+    }
+
+    /// The other way is looked at as well, and then both by shorter steps; in the end there is rest before each further look.
+    fn found_no_better(&mut self, now: Duration) {
         self.is_upward = !self.is_upward;
-        self.rest_until = now + self.rest;
-        self.rest = (self.rest * 2).min(LONGEST_REST);
+        if self.step <= SHORTEST_STEP {
+            self.rest_until = now + self.rest;
+            self.rest = (self.rest * 2).min(LONGEST_REST);
+        } else if self.is_worse_behind {
+            self.step = self.step.sqrt().max(SHORTEST_STEP);
+            self.is_worse_behind = false;
+        } else {
+            self.is_worse_behind = true;
+        }
     }
 
     /// The load may be another one: no more rest.
     fn wake(&mut self) {
         self.rest = SHORTEST_REST;
         self.rest_until = Duration::ZERO;
-        self.step = FIRST_STEP;
+        self.step = LONGEST_STEP;
+        self.is_worse_behind = false;
         self.usual = None;
         self.unusual = 0;
     }

@@ -1,21 +1,13 @@
 # The matrix's script through ruby-pg, which stands on libpq's asynchronous interface.
 
 require "pg"
-require "timeout"
-require "uri"
+require_relative "report"
 
 TABLE = "check_ruby"
 SESSIONS = 12
-DEADLINE_SECONDS = 90
-URL = URI(ENV.fetch("DATABASE_URL"))
-AUTHORITY = ENV["PGSSLROOTCERT"]
-CONCURRENT = (ARGV.include?("--concurrent") ? ARGV[ARGV.index("--concurrent") + 1] : 200).to_i
-# What has one client wait, in a session that it keeps, for what another does.
-NEEDS_TWO = %w[cancel listens]
 
 def connect
-  tls = AUTHORITY ? { sslmode: "verify-full", sslrootcert: AUTHORITY } : { sslmode: "disable" }
-  connection = PG.connect(host: URL.host, port: URL.port, user: URL.user, password: URL.password, dbname: URL.path[1..], connect_timeout: 60, **tls)
+  connection = PG.connect(host: URL.host, port: URL.port, user: URL.user, password: URL.password, dbname: URL.path[1..], connect_timeout: 60, **TLS)
   return connection unless block_given?
 
   begin
@@ -27,10 +19,6 @@ end
 
 def value(connection, statement, parameters = [])
   connection.exec_params(statement, parameters).getvalue(0, 0)
-end
-
-def equal(found, expected)
-  raise "expected #{expected.inspect[0, 200]}, found #{found.inspect[0, 200]}" unless found == expected
 end
 
 def fails(code)
@@ -152,7 +140,7 @@ def sessions
       end
     end
   end
-  threads.each { |thread| thread.report_on_exception = false }.each(&:join)
+  finish(threads)
 ensure
   all&.each(&:close)
 end
@@ -252,30 +240,12 @@ def concurrent
       end
     end
   end
-  threads.each { |thread| thread.report_on_exception = false }.each(&:join)
+  finish(threads)
   connect do |connection|
     equal(value(connection, "SELECT count(*) FROM #{TABLE} WHERE id >= 100000"), CONCURRENT.to_s)
     connection.exec("DROP TABLE #{TABLE}")
   end
 end
 
-checks = %w[crud parameters transactions error_in_transaction error_codes multi_statement prepared pipeline sessions copy copy_error cancel
-            big_values answers_of_every_size notices listens concurrent]
-passed = failed = skipped = 0
-$stdout.sync = true
-checks.each do |name|
-  if NEEDS_TWO.include?(name) && ENV["ONE_CONNECTION"]
-    skipped += 1
-    puts "skip #{name}: it needs two server connections"
-    next
-  end
-  Timeout.timeout(DEADLINE_SECONDS) { send(name) }
-  passed += 1
-  puts "ok   #{name}"
-rescue StandardError => error
-  failed += 1
-  puts "FAIL #{name}: #{error.class}: #{error.message.split.join(" ")}"
-  puts error.backtrace if ENV["VERBOSE"]
-end
-puts "#{passed} passed, #{failed} failed, #{skipped} skipped"
-exit(failed.zero? ? 0 : 1)
+run(%i[crud parameters transactions error_in_transaction error_codes multi_statement prepared pipeline sessions copy copy_error cancel
+       big_values answers_of_every_size notices listens concurrent])
