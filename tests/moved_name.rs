@@ -1,6 +1,6 @@
 //! A host name that comes to mean another machine, as a managed database's does after a failover: it is resolved anew for each connection.
 //!
-//! What the name means is told to the resolver of the C library by nss_wrapper (Debian: libnss-wrapper), so that the machine's own names are left alone.
+//! What the name means is told to the resolver of the C library by `nss_wrapper` (Debian: libnss-wrapper), so that the machine's own names are left alone.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 #![allow(clippy::float_cmp, reason = "what is counted is whole, however it is published")]

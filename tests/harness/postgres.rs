@@ -28,7 +28,7 @@ pub struct Postgres {
     port: u16,
     ca: Option<Ca>,
     // Held so that no other test of the run takes this port, also while the server is down.
-    _port: File,
+    port_lock: File,
 }
 
 /// How [`Postgres::stop`] ends the server.
@@ -198,7 +198,7 @@ impl Postgres {
 
     /// A standby with this cluster's own port at another address, as another machine would have it.
     pub async fn standby_at(&mut self, address: Ipv4Addr) -> Postgres {
-        let lock = self._port.try_clone().unwrap();
+        let lock = self.port_lock.try_clone().unwrap();
         self.standby_by(&format!("port = {}\nlisten_addresses = '{address}'", self.port), self.port, lock).await
     }
 
@@ -210,7 +210,7 @@ impl Postgres {
         let signal = data.join("standby.signal");
         fs::write(&signal, "").unwrap();
         user.own(&signal);
-        let mut standby = Postgres { keeper, folder, port, ca: None, _port: lock };
+        let mut standby = Postgres { keeper, folder, port, ca: None, port_lock: lock };
         let conninfo = format!("host=127.0.0.1 port={} user=postgres password=postgres", self.port);
         standby.append_conf(&format!("{listen}\nprimary_conninfo = '{conninfo}'\nwal_retrieve_retry_interval = '100ms'"));
         self.start_again().await;
@@ -288,7 +288,7 @@ impl PostgresOptions {
         );
         fs::write(data.join("pg_hba.conf"), hba).unwrap();
 
-        let mut postgres = Postgres { keeper, folder, port, ca, _port: lock };
+        let mut postgres = Postgres { keeper, folder, port, ca, port_lock: lock };
         postgres.append_conf(&self.conf);
         postgres.start_again().await;
         if self.md5 {
