@@ -79,8 +79,8 @@ async fn who_waits_is_served_by_the_machine_that_the_name_means_by_then() {
     let depth = "pgweir_queue_depth{tenant=\"default\",upstream=\"main\"}";
     eventually("they wait", PATIENCE, async || proxy.metric(depth).await == 4.0).await;
     standby.promote().await;
-    let down = "pgweir_upstream_up{upstream=\"main\"}";
-    eventually("the name's old meaning is tried", PATIENCE, async || proxy.metric(down).await == 0.0).await;
+    let up = "pgweir_upstream_up{upstream=\"main\"}";
+    eventually("the name's old meaning is tried", PATIENCE, async || proxy.metric(up).await == 0.0).await;
     assert_eq!(standby.value("SELECT count(*)::text FROM kept").await, "0", "nobody is served before the name has moved");
 
     names.mean(ELSEWHERE);
