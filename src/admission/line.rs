@@ -242,7 +242,7 @@ impl Line {
         }
         let best = best?;
         match near {
-            Some(near) if is_as_good(&near, &best, accounts) => Some(near),
+            Some(near) if near.key == best.key || is_as_good(&near, &best, accounts) => Some(near),
             _ => Some(best),
         }
     }

@@ -23,12 +23,11 @@ use super::relay::{First, Relay};
 use super::watch::{Signal, Watch};
 use super::worker::Worker;
 use crate::fault::{Fault, Whose};
-use crate::metrics::{CancelCause, Party};
+use crate::metrics::Party;
 use crate::net::{Io, now, since_1970};
-use crate::pool::ledger::{Claim, Presence};
 use crate::pool::switchboard::Subscription;
-use crate::pool::{Attempt, Lease, Unavailable, Wait, with_scratch};
-use crate::upstream::{Broken, ServerError, Settings};
+use crate::pool::{Lease, with_scratch};
+use crate::upstream::Settings;
 use crate::wire::say;
 use crate::wire::scan::{Side, body_length};
 
@@ -85,7 +84,7 @@ impl Drop for Client {
 }
 
 /// What an idle client wants.
-enum Wish {
+pub(super) enum Wish {
     /// A server connection, for this many bytes in the worker's read buffer.
     Scratch(usize),
     /// A server connection, for what is held.
@@ -167,7 +166,9 @@ impl Client {
 
     /// One lease, from its first bytes to its end. A future of its own: it and the idle client's then take the same room in turn.
     async fn lease(&mut self) -> End {
-        let mut relay = Relay::begin(self);
+        let Some((lease, first, began)) = self.leased.take() else { unreachable!("whoever begins has a lease") };
+        let mut relay = Relay::new(self, lease, began);
+        relay.begin(first);
         let stop = (&mut relay).await;
         relay.end(stop)
     }
@@ -178,7 +179,7 @@ impl Client {
         if matches!(wish, Wish::Leave) {
             return self.leave();
         }
-        self.leased = self.acquire(wish, now()).await;
+        self.acquire(wish, now()).await;
     }
 
     /// The rest of the batch at the front is dropped up to its Sync.
@@ -192,7 +193,7 @@ impl Client {
     }
 
     /// Marks the client as one that is to leave.
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.discarding = true;
         self.skip = u32::MAX;
     }
@@ -229,7 +230,7 @@ impl Client {
                     if self.held.is_empty() && !self.discarding && with_scratch(|scratch| self.is_for_server(&scratch[..count])) {
                         return Wish::Scratch(count);
                     }
-                    with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
+                    self.hold(count);
                 }
                 Err(fault) => {
                     Box::pin(self.say_fault(&fault, true)).await;
@@ -300,179 +301,13 @@ impl Client {
         front
     }
 
-    /// What this client asks for a server connection with.
-    #[inline]
-    fn claim(&self, now: Instant) -> Claim {
-        let within = self.watch.timing().until.map(|until| until.saturating_duration_since(now));
-        Claim { tenant: self.watch.tenant.borrow().id, level: self.watch.recent().level(self.worker.period()), within }
-    }
-
-    /// A server connection that is ready for this client, since when, or none: then the client has heard why, or has left.
-    #[inline]
-    async fn acquire(&mut self, wish: Wish, began: Instant) -> Option<(Lease, First, Instant)> {
-        self.worker.rouse(self.slot, &self.watch);
-        let in_scratch = if let Wish::Scratch(count) = wish { Some(count) } else { None };
-        let until = match self.may_begin(in_scratch, began) {
-            Ok(until) => until,
-            Err(fault) => {
-                Box::pin(self.refuse_wish(wish, *fault)).await;
-                return None;
-            }
-        };
-        self.watch.set(|timing| timing.until = until);
-        if let Wish::Scratch(count) = wish {
-            match self.worker.local.request(&self.watch.pool, self.claim(began), began) {
-                Ok(Attempt::Ready(lease)) if self.suits(&lease, began) => {
-                    self.watch.tenant.borrow().numbers.queue_wait.observe(Duration::ZERO);
-                    return Some((lease, First::Scratch(u32::try_from(count).unwrap_or(0)), began));
-                }
-                attempt => {
-                    with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
-                    return Box::pin(self.acquire_slowly(Some(attempt), began)).await;
-                }
-            }
-        }
-        Box::pin(self.acquire_slowly(None, began)).await
-    }
-
-    /// When the time is over for what the client wants to begin.
-    #[inline]
-    fn may_begin(&self, in_scratch: Option<usize>, began: Instant) -> Result<Option<Instant>, Box<Fault>> {
-        let until = self.time_left(in_scratch, began).map_err(|()| Box::new(Fault::Deadline))?;
-        let allowed = self.watch.tenant.borrow().begin(began);
-        allowed.map_err(|(which, wait)| Box::new(Fault::Quota { whose: self.whose(), which, wait }))?;
-        Ok(until)
-    }
-
-    /// Refuses what the client wants before it is asked for.
-    #[cold]
-    async fn refuse_wish(&mut self, wish: Wish, fault: Fault) {
-        if let Wish::Scratch(count) = wish {
-            with_scratch(|scratch| self.held.extend_from_slice(&scratch[..count]));
-        }
-        self.refuse(&fault).await;
-    }
-
-    /// Whether a connection can be used by this client as it is.
-    #[inline]
-    fn suits(&self, lease: &Lease, now: Instant) -> bool {
-        Arc::ptr_eq(&lease.server().state.settings, &self.settings) && !lease.wants_check(now) && !self.is_undone
-    }
-
-    /// Waits, checks and prepares.
-    async fn acquire_slowly(
-        &mut self,
-        mut attempt: Option<Result<Attempt, Unavailable>>,
-        began: Instant,
-    ) -> Option<(Lease, First, Instant)> {
-        loop {
-            let this = attempt.take().unwrap_or_else(|| {
-                let now = now();
-                self.worker.local.request(&self.watch.pool, self.claim(now), now)
-            });
-            let mut lease = match this {
-                Ok(Attempt::Ready(lease)) => lease,
-                Ok(Attempt::Wait(wait)) => self.wait(wait, began).await?,
-                Err(why) => {
-                    let fault = Fault::unavailable(&why, || self.whose());
-                    self.refuse(&fault).await;
-                    return None;
-                }
-            };
-            if lease.wants_check(now())
-                && let Err(why) = lease.check().await
-            {
-                tracing::info!(%why, "an idle server connection gave no sign of life and is closed");
-                continue;
-            }
-            let first = self.first(&lease);
-            let prepared = if first == First::Held { self.prepare(&mut lease).await } else { Ok(Ok(())) };
-            match prepared {
-                Ok(Ok(())) => {
-                    let at = now();
-                    self.watch.tenant.borrow().numbers.queue_wait.observe(at.saturating_duration_since(began));
-                    return Some((lease, first, at));
-                }
-                Ok(Err(refusal)) => {
-                    lease.give_back(now());
-                    self.refuse(&Fault::ServerRefused(refusal)).await;
-                    return None;
-                }
-                Err(why) => tracing::info!(%why, "a server connection broke while it was prepared and is closed"),
-            }
-        }
-    }
-
-    /// Brings a server connection to where the client stands.
-    async fn prepare(&self, lease: &mut Lease) -> Result<Result<(), ServerError>, Broken> {
-        if let Err(refusal) = lease.server_mut().apply(&self.settings).await? {
-            return Ok(Err(refusal));
-        }
-        if self.is_undone {
-            Self::fail_as_before(lease).await?;
-        }
-        Ok(Ok(()))
-    }
-
-    /// Waits in the queue, with an eye on the client: one that has gone, or has changed its mind, leaves the queue at once.
-    async fn wait(&mut self, mut wait: Wait, began: Instant) -> Option<Lease> {
-        self.watch.enter(Phase::Waiting, began);
-        let outcome = poll_fn(|cx| {
-            match self.watch.take_signal() {
-                Some(Signal::Refuse) => {
-                    let waited = now().saturating_duration_since(began);
-                    self.watch.note(Presence::WaitedInVain);
-                    return Poll::Ready(Err(Some(Fault::QueueTimeout { whose: self.whose(), waited })));
-                }
-                Some(Signal::Deadline) => return Poll::Ready(Err(Some(Fault::Deadline))),
-                Some(Signal::Cancel) => {
-                    self.watch.tenant.borrow().numbers.cancelled[CancelCause::Request.index()].add(1);
-                    self.watch.take_cancels();
-                    return Poll::Ready(Err(Some(Fault::CancelledWaiting)));
-                }
-                Some(Signal::Kill) => return Poll::Ready(Err(Some(Fault::Shutdown))),
-                Some(Signal::Evict) => return Poll::Ready(Err(Some(Fault::Killed))),
-                _ => {}
-            }
-            while self.held.len() < 2 * HELD {
-                match with_scratch(|scratch| {
-                    let read = self.io.poll_read(cx, scratch);
-                    if let Poll::Ready(Ok(count)) = read {
-                        self.held.extend_from_slice(&scratch[..count]);
-                    }
-                    read
-                }) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(None)),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Pending => break,
-                }
-            }
-            // Last: a server connection that has come is no use to a client that has gone, and no work is begun for it.
-            let granted = pin::Pin::new(&mut wait).poll(cx);
-            granted.map_err(|why| Some(Fault::unavailable(&why, || self.whose())))
-        })
-        .await;
-        drop(wait);
-        match outcome {
-            Ok(lease) => Some(lease),
-            Err(Some(fault)) => {
-                self.refuse(&fault).await;
-                None
-            }
-            Err(None) => {
-                self.leave();
-                None
-            }
-        }
-    }
-
     pub(super) fn whose(&self) -> Whose {
         Whose { tenant: self.watch.tenant.borrow().name.clone(), upstream: self.watch.pool.upstream.name.clone() }
     }
 
     /// Tells the client that what it holds at the front will not be done, and goes on with what is behind it: a Query is answered on the spot, an extended
     /// batch is dropped up to its Sync (C9). A fault that ends the session ends it.
-    async fn refuse(&mut self, fault: &Fault) {
+    pub(super) async fn refuse(&mut self, fault: &Fault) {
         self.worker.rest(&self.watch);
         self.watch.enter(Phase::Idle, now());
         self.watch.set(|timing| timing.until = None);

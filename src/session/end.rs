@@ -94,7 +94,8 @@ impl Relay<'_> {
     /// Ends the lease: the server connection goes back, or is put in order, or is discarded.
     #[inline]
     pub fn end(mut self, stop: Stop) -> End {
-        let at = now();
+        // That is when it settled: there is no need to ask again what time it is.
+        let at = if matches!(stop, Stop::Settled) { self.request_began } else { now() };
         self.unwatch_peer();
         self.leave_ahead();
         self.client.watch.set(|timing| {

@@ -3,6 +3,7 @@
 //! `greeting` and `login` are the cold beginning; `client` is what is left of a client while it is idle; `relay` is a client with a server connection. `inspect`, `statements` and `phase`
 //! are the pure parts. `worker` is the thread that all of its clients live on, `house` what the threads share.
 
+mod acquire;
 mod ahead;
 mod census;
 mod channels;
@@ -27,6 +28,7 @@ mod relay;
 mod rewrite;
 mod said;
 mod secrets;
+mod spares;
 mod statements;
 mod telling;
 mod turnstile;

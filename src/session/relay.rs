@@ -56,7 +56,8 @@ pub struct Relay<'a> {
     /// What the server has not taken yet; the same for the client is in `client.unsent`.
     pub(super) to_server: Vec<u8>,
     pub(super) began: Instant,
-    request_began: Instant,
+    /// Since when what is asked is at work; where nothing is, when the last was answered.
+    pub(super) request_began: Instant,
     pub(super) pinned: Option<Pin>,
     /// The server connection has taken some bytes of this client's.
     pub(super) server_has_bytes: bool,
@@ -81,35 +82,21 @@ pub struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    /// Sends a lease's first bytes on. A server connection that turns out to be broken before it has taken any of them is not the client's business.
+    /// A lease that begins.
     #[inline]
-    pub fn begin(client: &'a mut Client) -> Self {
-        let Some((lease, first, began)) = client.leased.take() else { unreachable!("whoever begins has a lease") };
+    pub fn new(client: &'a mut Client, lease: Lease, began: Instant) -> Self {
         client.watch.enter(Phase::Running, began);
         client.watch.set_server(lease.id());
         client.watch.set(|timing| timing.transaction_since = Some(began));
         client.hand_over_unnamed();
-        if first != First::Nothing {
-            client.names.forget_texts();
-        }
         let shares = client.watch.pool.mode != PoolMode::Session;
         let (version, functions) = if shares { client.watch.pool.functions.known() } else { (0, None) };
-        let mut inspector = Inspector::new(shares).with_functions(functions);
-        if !client.unnamed.is_empty() {
-            inspector.recall();
-        }
-        if client.watch.strict || client.watch.tenant.borrow().max_pinned > 0 {
-            inspector.guard(true);
-            if client.shares_channels() {
-                inspector.share_channels();
-            }
-        }
         let ears = client.channels.is_some().then(Box::default);
         let asked = client.watch.tenant.borrow().telling.wants_texts().then(Box::default);
-        let mut relay = Self {
+        Self {
             client,
             lease,
-            inspector,
+            inspector: Inspector::new(shares).with_functions(functions),
             to_server: Vec::new(),
             began,
             request_began: began,
@@ -124,28 +111,42 @@ impl<'a> Relay<'a> {
             asked,
             stopped: None,
             version,
-        };
-        let begun = match first {
-            First::Scratch(count) => with_scratch(|scratch| relay.send_first(&scratch[..count as usize])),
-            First::Held => {
-                let held = std::mem::take(&mut relay.client.held);
-                relay.send_first(&held)
+        }
+    }
+
+    /// Sends a lease's first bytes on. A server connection that turns out to be broken before it has taken any of them is not the client's business.
+    #[inline]
+    pub fn begin(&mut self, first: First) {
+        if first != First::Nothing {
+            self.client.names.forget_texts();
+        }
+        if !self.client.unnamed.is_empty() {
+            self.inspector.recall();
+        }
+        if self.client.watch.strict || self.client.watch.tenant.borrow().max_pinned > 0 {
+            self.inspector.guard(true);
+            if self.client.shares_channels() {
+                self.inspector.share_channels();
             }
-            First::BehindSettings => {
-                let held = std::mem::take(&mut relay.client.held);
-                relay.send_behind_settings(&held)
+        }
+        let begun = match first {
+            First::Scratch(count) => with_scratch(|scratch| self.send_first(&scratch[..count as usize])),
+            First::Held | First::BehindSettings => {
+                let held = std::mem::take(&mut self.client.held);
+                let sent = if first == First::Held { self.send_first(&held) } else { self.send_behind_settings(&held) };
+                self.client.worker.spares.put(held);
+                sent
             }
             First::Nothing => {
-                relay.go_on(began);
+                self.go_on(self.began);
                 Ok(())
             }
         };
-        relay.stopped = match begun {
+        self.stopped = match begun {
             Ok(()) => None,
-            Err(Stop::ServerLost) if !relay.server_has_bytes => Some(Stop::Unsent),
+            Err(Stop::ServerLost) if !self.server_has_bytes => Some(Stop::Unsent),
             Err(stop) => Some(stop),
         };
-        relay
     }
 
     /// The client has kept its server connection, and has asked nothing of it yet.
@@ -473,6 +474,7 @@ impl<'a> Relay<'a> {
             return Ok(());
         }
         self.is_late = false;
+        self.request_began = now();
         let shares = self.client.watch.pool.mode != PoolMode::Session;
         if shares && self.may_end()? { Err(Stop::Settled) } else { Ok(()) }
     }

@@ -14,6 +14,7 @@ use super::census::{ClientEntry, Victims};
 use super::folding::Folding;
 use super::house::House;
 use super::phase::{self, Due, Phase};
+use super::spares::Spares;
 use super::turnstile::Turnstile;
 use super::watch::{Signal, Tenant, Watch};
 use crate::metrics::CancelCause;
@@ -79,6 +80,8 @@ pub struct Worker {
     pub ended: Folding<usize>,
     /// The same about requests that took long, by the digests of their texts.
     pub slow: Folding<u64>,
+    /// Buffers for what clients hold while they wait.
+    pub spares: Spares,
 }
 
 /// So often idle clients and idle server connections are looked at too: at each tick of a clock that nobody hurries.
@@ -108,6 +111,7 @@ impl Worker {
             turned_away: Folding::default(),
             ended: Folding::default(),
             slow: Folding::default(),
+            spares: Spares::default(),
         })
     }
 
