@@ -263,7 +263,9 @@ impl Fault {
             Broken::Connect(_) | Broken::Io(_) | Broken::Closed => "it cannot be reached",
             Broken::TimedOut(_) => "it does not answer in time",
             Broken::Tls(_) => "TLS with it could not be agreed on",
-            Broken::Denied(_) | Broken::NoSecret(_) | Broken::ClearWithoutTls | Broken::Method(_) => "the proxy cannot log in to it",
+            Broken::Denied(_) | Broken::NoSecret(_) | Broken::ClearWithoutTls | Broken::Method(_) | Broken::Aws(_) => {
+                "the proxy cannot log in to it"
+            }
             Broken::WrongRole { .. } | Broken::NoneOf(_) => "no server that will do can be reached",
             Broken::Malformed(_) => "it does not speak the protocol",
             Broken::AuthQuery(_) => "it cannot be asked for users",

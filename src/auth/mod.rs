@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`scram::server`], from a [`Verifier`] (4 µs) | [`scram::client`], with [`Keys`] (a millisecond to derive, then in a [`KeyCache`]; or those that a client's own log-in revealed) |
 //! | [`Secret::check_md5`] | [`Md5Hash::response`] |
-//! | [`Secret::check_password`] | the password itself |
+//! | [`Secret::check_password`] | the password itself, or the token of an [`RdsLogin`] |
 //! | [`certificate_names`] | |
 //!
 //! A name that nobody has goes through the same exchange with [`Verifier::mock`], and hears the same answer at the same time.
@@ -22,9 +22,11 @@ mod digests;
 mod key_cache;
 mod keys;
 mod md5;
+mod rds_token;
 mod saslprep;
 pub mod scram;
 mod secret;
+pub mod sigv4;
 mod verifier;
 
 pub use certificate::{CertificateNames, certificate_names};
@@ -34,6 +36,7 @@ pub use digests::random;
 pub use key_cache::{CacheKey, KeyCache};
 pub use keys::{ClientKey, DEFAULT_ITERATIONS, Keys, MAX_DERIVED_ITERATIONS, ServerKey, StoredKey};
 pub use md5::Md5Hash;
+pub use rds_token::{AwsKeys, RdsLogin, end_of_keys, region_of};
 pub use secret::{Secret, UnusableSecret};
 pub use verifier::{MalformedVerifier, SALT_LENGTH, Verifier};
 

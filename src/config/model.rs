@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use super::glob::Glob;
 use super::secret::SecretText;
 use super::settings::{
-    AuthMethod, ClientCertificates, ClientTlsMode, LimitSetting, Limits, LogFormat, LogQueries, PoolMode, SslMode, TargetSessionAttrs,
-    TlsNegotiation,
+    AuthMethod, ClientCertificates, ClientTlsMode, LimitSetting, Limits, LogFormat, LogQueries, PoolMode, ServerAuth, SslMode,
+    TargetSessionAttrs, TlsNegotiation,
 };
 use super::snapshot::Snapshot;
 use super::value::{CertificateAuthority, ListenAddress};
@@ -166,6 +166,8 @@ pub struct Upstream {
     pub follow_functions: bool,
     /// Whether all clients of a pool listen with one connection.
     pub share_listen: bool,
+    /// The AWS region, where it was set.
+    pub aws_region: Option<String>,
     /// `application_name` where no client gives one.
     pub application_name: String,
     /// How verifiers of users who are not listed are asked for.
@@ -215,6 +217,8 @@ pub struct User {
     pub server_user: String,
     /// The role's password there: `server_password`, else `password` (with `None`, only SCRAM pass-through or a certificate can log in).
     pub server_password: Option<SecretText>,
+    /// What is used there.
+    pub server_auth: ServerAuth,
     /// Whether the client may name its tenant.
     pub may_name_tenant: bool,
 }

@@ -8,6 +8,7 @@ mod bytes;
 mod clock;
 mod connect;
 mod error;
+pub mod fetch;
 mod handed_over;
 mod io;
 mod listen;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use crate::auth::{Denied, Secret, Verifier, random};
-use crate::config::{Config, User};
+use crate::config::{Config, ServerAuth, User};
 use crate::net::now;
 use crate::upstream::ServerSecret;
 
@@ -145,6 +145,9 @@ pub fn secret_of(user: &User) -> Option<Secret> {
 
 /// What the proxy logs in to the server with for a configured user, as far as that is known before the user's own login.
 pub fn server_secret_of(user: &User) -> ServerSecret {
+    if user.server_auth == ServerAuth::RdsIam {
+        return ServerSecret::RdsIam;
+    }
     if let Some(password) = &user.server_password {
         return ServerSecret::Password(Arc::new(Zeroizing::new(password.reveal().to_owned())));
     }

@@ -76,6 +76,9 @@ pub enum Broken {
     /// The server asks for something that the proxy does not speak.
     #[error("the server asks for authentication method {0}, which is not supported")]
     Method(u32),
+    /// The token of a login by IAM cannot be made; the reason is for the log only.
+    #[error("no token for the login by IAM: {0}")]
+    Aws(Arc<str>),
     /// The server broke the protocol.
     #[error("the server broke the protocol: {0}")]
     Malformed(#[from] Malformed),
@@ -118,9 +121,13 @@ impl Broken {
             Self::Refused(error) if error.is(sqlstate::TOO_MANY_CONNECTIONS) => Kind::Full,
             // It starts, or stops, or is not consistent yet; or stopped in the middle of the login.
             Self::Refused(error) if STOPPING.iter().any(|code| error.is(code)) => Kind::Unreachable,
-            Self::Refused(_) | Self::Denied(_) | Self::NoSecret(_) | Self::ClearWithoutTls | Self::Method(_) | Self::AuthQuery(_) => {
-                Kind::Refused
-            }
+            Self::Refused(_)
+            | Self::Denied(_)
+            | Self::NoSecret(_)
+            | Self::ClearWithoutTls
+            | Self::Method(_)
+            | Self::AuthQuery(_)
+            | Self::Aws(_) => Kind::Refused,
             Self::Connect(_)
             | Self::Tls(_)
             | Self::Io(_)

@@ -121,7 +121,7 @@ async fn open_at(
     (at, limit): (usize, Duration),
     wanted: TargetSessionAttrs,
 ) -> Result<Fresh, Broken> {
-    let mut fresh = open_in_turn(target, login, keys, (at, limit)).await?;
+    let mut fresh = Box::pin(open_with_token(target, login, keys, (at, limit))).await?;
     let takes_any = matches!(wanted, TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby);
     if fresh.role.standby.is_none() && !takes_any && login.replication.is_none() {
         fresh.role = role::ask(&mut fresh.io, &mut Conversation::default()).await?;
@@ -142,6 +142,21 @@ async fn open_at(
         TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby | TargetSessionAttrs::Primary => "a primary",
     };
     Err(Broken::WrongRole { host, is, wanted })
+}
+
+/// The same with a token in the place of a password, where the login is one by IAM; once more where keys were taken back before their time.
+async fn open_with_token(target: &Target, login: &Login, keys: &Mutex<KeyCache>, at: (usize, Duration)) -> Result<Fresh, Broken> {
+    let Some(place) = target.places.get(at.0) else { return Err(Broken::Closed) };
+    let Some(signed) = target.aws.sign(login, place).await? else { return open_in_turn(target, login, keys, at).await };
+    let outcome = open_in_turn(target, &signed.login, keys, at).await;
+    let is_refused = |error: &ServerError| error.is(INVALID_AUTHORIZATION) || error.is(INVALID_PASSWORD);
+    if matches!(&outcome, Err(Broken::Refused(error)) if is_refused(error))
+        && target.aws.has_others(&signed).await
+        && let Some(signed) = target.aws.sign(login, place).await?
+    {
+        return open_in_turn(target, &signed.login, keys, at).await;
+    }
+    outcome
 }
 
 /// Tries what `sslmode` allows one after the other, as libpq does: the next way only where the server turned the last one down.
@@ -167,6 +182,7 @@ async fn open_in_turn(target: &Target, login: &Login, keys: &Mutex<KeyCache>, at
 const PROTOCOL_VIOLATION: &str = crate::wire::sqlstate::PROTOCOL_VIOLATION;
 const NOT_SUPPORTED: &str = crate::wire::sqlstate::FEATURE_NOT_SUPPORTED;
 const INVALID_AUTHORIZATION: &str = crate::wire::sqlstate::INVALID_AUTHORIZATION;
+const INVALID_PASSWORD: &str = crate::wire::sqlstate::INVALID_PASSWORD;
 
 async fn open_once(
     target: &Target,
@@ -215,6 +231,9 @@ async fn open_once(
     }
 }
 
+/// RDS asks a role that is granted `rds_iam` for its token, and every other for the proof of a password.
+const NOT_GRANTED: Broken = Broken::NoSecret("the proof of a password, not for a token (is the role granted rds_iam?)");
+
 /// Answers what the server asks until it says that it is satisfied.
 async fn authenticate(io: &mut Io, conversation: &mut Conversation, login: &Login, keys: &Mutex<KeyCache>) -> Result<(), Broken> {
     let mut out = BytesMut::new();
@@ -233,17 +252,21 @@ async fn authenticate(io: &mut Io, conversation: &mut Conversation, login: &Logi
                 if !io.is_tls() && !matches!(io, Io::Unix(_)) {
                     return Err(Broken::ClearWithoutTls);
                 }
-                let ServerSecret::Password(password) = &login.secret else { return Err(Broken::NoSecret("a password")) };
+                let (ServerSecret::Password(password) | ServerSecret::Token(password)) = &login.secret else {
+                    return Err(Broken::NoSecret("a password"));
+                };
                 say::password(&mut out, password);
             }
             Authentication::Md5(salt) => {
                 let hash = match &login.secret {
                     ServerSecret::Password(password) => crate::auth::Md5Hash::from_password(&login.user, password.as_bytes()),
                     ServerSecret::Md5(hash) => hash.clone(),
+                    ServerSecret::RdsIam | ServerSecret::Token(_) => return Err(NOT_GRANTED),
                     ServerSecret::PassThrough(_) | ServerSecret::None => return Err(Broken::NoSecret("a password or its md5 hash")),
                 };
                 say::password(&mut out, &String::from_utf8_lossy(&hash.response(salt)));
             }
+            Authentication::Sasl(_) if matches!(login.secret, ServerSecret::Token(_)) => return Err(NOT_GRANTED),
             Authentication::Sasl(offered) => {
                 scram(io, conversation, login, keys, offered).await?;
                 continue;
@@ -298,6 +321,7 @@ async fn keys_for(login: &Login, cache: &Mutex<KeyCache>, salt: &[u8], iteration
         ServerSecret::PassThrough(_) => {
             Err(Broken::NoSecret("a password (its verifier differs from the one that the client logged in with)"))
         }
+        ServerSecret::RdsIam | ServerSecret::Token(_) => Err(NOT_GRANTED),
         ServerSecret::Md5(_) | ServerSecret::None => Err(Broken::NoSecret("a password")),
         ServerSecret::Password(password) => {
             let key = CacheKey::new(password.as_bytes(), salt, iterations);

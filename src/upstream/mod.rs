@@ -1,5 +1,6 @@
 //! One server connection: how it is opened and logged in to, what it owes, how it is put in order. It knows no pool and no client.
 
+mod aws;
 mod broken;
 mod conversation;
 mod functions;
@@ -11,6 +12,7 @@ mod server;
 mod settings;
 mod target;
 
+pub use aws::Aws;
 pub use broken::{Broken, Kind, ServerError};
 pub use functions::{Functions, Known, Turn};
 pub use login::{Card, Choice, Fresh, Reported, cancel, open};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::aws::Aws;
 use crate::auth::{Keys, Md5Hash};
 use crate::config::{self, TargetSessionAttrs};
 use crate::net::tls::{CaSource, ServerTls, ServerTlsSource, SslMode, SslNegotiation};
@@ -40,6 +41,8 @@ pub struct Target {
     pub options: ConnectOptions,
     /// What the connection calls itself until a client gives it another name.
     pub application_name: String,
+    /// Logins by IAM.
+    pub aws: Aws,
 }
 
 impl Target {
@@ -55,6 +58,7 @@ impl Target {
             tls: ServerTls::load(&tls_source(&upstream.tls))?,
             options: ConnectOptions { timeout: upstream.server_connect_timeout, keepalive, user_timeout: tcp.user_timeout },
             application_name: upstream.application_name.clone(),
+            aws: Aws::new(upstream.aws_region.clone(), |name| std::env::var(name).ok()),
         })
     }
 }
@@ -118,6 +122,10 @@ pub enum ServerSecret {
     Md5(Md5Hash),
     /// The keys that a client's own login has shown.
     PassThrough(Arc<PassThrough>),
+    /// A token of Amazon RDS, made anew for each connection.
+    RdsIam,
+    /// Such a token.
+    Token(Arc<Zeroizing<String>>),
     /// Nothing: only a server that asks for nothing can be logged in to.
     None,
 }
@@ -128,6 +136,8 @@ impl std::fmt::Debug for ServerSecret {
             Self::Password(_) => "Password(..)",
             Self::Md5(_) => "Md5(..)",
             Self::PassThrough(_) => "PassThrough(..)",
+            Self::RdsIam => "RdsIam",
+            Self::Token(_) => "Token(..)",
             Self::None => "None",
         })
     }

@@ -122,6 +122,17 @@ fn files_must_be_there_and_tls_complete() {
 }
 
 #[test]
+fn tokens_take_no_password_and_want_a_verified_server() {
+    let token = LEAST.replace("password =", "server_auth = \"rds-iam\"\npassword =");
+    expect(&format!("{token}server_password = \"x\"\n"), &[("\"rds-iam\"", "with a token, and `server_password`", "keep one")]);
+    expect(&token.replace("rds-iam", "iam"), &[("\"iam\"", "`server_auth` cannot be \"iam\"", "rds-iam")]);
+    let doubtful = load(&token, &[]).unwrap();
+    assert!(doubtful.warnings[0].what.contains("certificate and name are not verified"), "{:?}", doubtful.warnings);
+    let verified = load(&format!("{token}[tls.server]\nmode = \"verify-full\"\nca = \"system\"\n"), &[]).unwrap();
+    assert!(verified.warnings.is_empty(), "{:?}", verified.warnings);
+}
+
+#[test]
 fn numbers_must_agree_with_each_other() {
     let main = |line: &str| LEAST.replace("host =", &format!("{line}\nhost ="));
     expect(&main("min_idle = 50"), &[("50", "more than `max_connections` (40)", "at most 40")]);

@@ -47,6 +47,7 @@ pub struct PostgresOptions {
     method: &'static str,
     md5: bool,
     ssl: bool,
+    environment: Vec<String>,
 }
 
 impl Postgres {
@@ -57,7 +58,14 @@ impl Postgres {
 
     /// A cluster with options of its own.
     pub fn options() -> PostgresOptions {
-        PostgresOptions { conf: String::new(), hba: String::new(), method: "scram-sha-256", md5: false, ssl: false }
+        PostgresOptions {
+            conf: String::new(),
+            hba: String::new(),
+            method: "scram-sha-256",
+            md5: false,
+            ssl: false,
+            environment: Vec::new(),
+        }
     }
 
     /// The TCP port on 127.0.0.1.
@@ -204,7 +212,7 @@ impl Postgres {
 
     async fn standby_by(&mut self, listen: &str, port: u16, lock: File) -> Postgres {
         self.stop(Stop::Fast);
-        let (folder, data, user, keeper) = cluster();
+        let (folder, data, user, keeper) = cluster(&[]);
         template::copy_tree(&self.folder.join("data"), &data, user);
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
         let signal = data.join("standby.signal");
@@ -256,6 +264,12 @@ impl PostgresOptions {
         self
     }
 
+    /// A variable of the server's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push(format!("{name}={value}"));
+        self
+    }
+
     /// `max_connections`.
     pub fn max_connections(self, count: u32) -> Self {
         self.conf(&format!("max_connections = {count}"))
@@ -270,7 +284,7 @@ impl PostgresOptions {
 
     /// Makes the cluster and waits until it takes connections.
     pub async fn start(mut self) -> Postgres {
-        let (folder, data, user, keeper) = cluster();
+        let (folder, data, user, keeper) = cluster(&self.environment);
         template::copy_to(&data, user);
         let (port, lock) = free_port();
         self = self.conf(&format!("port = {port}"));
@@ -310,14 +324,16 @@ impl PostgresOptions {
     }
 }
 
-/// A folder for a cluster whose data is still to be put into it, with its keeper: from here on that removes the folder, whatever happens.
-fn cluster() -> (PathBuf, PathBuf, RunAs, Keeper) {
+/// A folder for a cluster whose data is still to be put into it, with its keeper: from here on that removes the folder, whatever happens. `environment` are the
+/// server's further variables, each with its value.
+fn cluster(environment: &[String]) -> (PathBuf, PathBuf, RunAs, Keeper) {
     let user = RunAs::unprivileged();
     let folder = tempfile::Builder::new().prefix("pgweir-test-").tempdir_in(template::storage()).unwrap().keep();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     let data = folder.join("data");
-    let mut command = user.command(&template::binaries().join("postgres"));
-    command.extend(["-D".to_owned(), data.to_str().unwrap().to_owned()]);
+    let mut command = user.command(Path::new("env"));
+    command.extend_from_slice(environment);
+    command.extend([template::binaries().join("postgres"), "-D".into(), data.clone()].map(|word| word.to_str().unwrap().to_owned()));
     let keeper = Keeper::new(&folder, &command);
     user.own(&folder);
     (folder, data, user, keeper)

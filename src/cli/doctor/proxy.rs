@@ -14,7 +14,7 @@ use crate::config::{Config, ListenAddress, User};
 use crate::net::ConnectOptions;
 use crate::net::now;
 use crate::net::tls::{ServerTls, ServerTlsSource, SslMode, SslNegotiation};
-use crate::upstream::{self, Broken, Choice, Login, Place, ServerSecret, Target, Travelling};
+use crate::upstream::{self, Aws, Broken, Choice, Login, Place, ServerSecret, Target, Travelling};
 
 /// How long the proxy may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -79,6 +79,7 @@ async fn select_one(address: SocketAddr, database: &str, user: &User) -> Result<
         tls,
         options: ConnectOptions { timeout: PATIENCE, keepalive: None, user_timeout: None },
         application_name: "pgweir doctor".to_owned(),
+        aws: Aws::new(None, |_| None),
     };
     let secret =
         user.password.as_ref().map_or(ServerSecret::None, |password| ServerSecret::Password(Arc::new(password.reveal().to_owned().into())));

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::finding::{Findings, Grade};
 use crate::auth::KeyCache;
-use crate::config::{self, Config, Endpoint, SslMode, TargetSessionAttrs, User};
+use crate::config::{self, Config, Endpoint, ServerAuth, SslMode, TargetSessionAttrs, User};
 use crate::net::{now, since_1970};
 use crate::session::server_secret_of;
 use crate::upstream::{self, Broken, Choice, Login, Server, Target, Travelling};
@@ -71,7 +71,7 @@ pub(super) async fn examine(config: &Config, upstream: &config::Upstream, replic
 
 /// Who can be asked about, and in which database.
 fn visitor<'c>(config: &'c Config, upstream: &config::Upstream) -> Option<(String, &'c User)> {
-    let user = config.users.values().find(|user| user.server_password.is_some())?;
+    let user = config.users.values().find(|user| user.server_password.is_some() || user.server_auth == ServerAuth::RdsIam)?;
     let named = config.databases.iter().find(|(_, database)| database.upstream == upstream.name);
     let dbname = named.map(|(name, database)| database.dbname.clone().unwrap_or_else(|| name.clone()));
     let any = config.any_database.as_ref().filter(|database| database.upstream == upstream.name);

@@ -6,7 +6,7 @@ use super::Compiling;
 use super::secrets::Written;
 use crate::config::model::{Auth, Console, User};
 use crate::config::secret::SecretText;
-use crate::config::settings::{AuthMethod, ClientCertificates, UserSettings};
+use crate::config::settings::{AuthMethod, ClientCertificates, ServerAuth, UserSettings};
 use crate::config::words::{nearest, path};
 
 impl Compiling<'_, '_> {
@@ -67,6 +67,10 @@ impl Compiling<'_, '_> {
             let what = format!("the user `{name}` has neither a password nor a verifier");
             self.findings.missing(&at, what, format!("add {ways}, or `verifier`"));
         }
+        if written.server_auth == ServerAuth::RdsIam && server_password.is_some() {
+            let what = "the server is logged in to with a token, and `server_password` is set, too";
+            self.findings.error(&here("server_auth"), what, "keep one of them");
+        }
         let certificate_names = match written.certificate_names.as_slice() {
             [] => vec![name.to_owned()],
             names => names.to_vec(),
@@ -77,6 +81,7 @@ impl Compiling<'_, '_> {
             certificate_names,
             server_user: written.server_user.clone().unwrap_or_else(|| name.to_owned()),
             server_password: server_password.or_else(|| password.clone()),
+            server_auth: written.server_auth,
             password,
             may_name_tenant: written.may_name_tenant,
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Compiling;
 use super::secrets::Written;
 use crate::config::model::{AuthQuery, Database, Endpoint, Upstream};
-use crate::config::settings::UpstreamSettings;
+use crate::config::settings::{ServerAuth, SslMode, UpstreamSettings};
 use crate::config::words::{either, nearest, path};
 
 impl Compiling<'_, '_> {
@@ -26,6 +26,7 @@ impl Compiling<'_, '_> {
                 Some(own) => self.server_tls(&[&at[..], &["tls".to_owned()]].concat(), own),
                 None => common.clone(),
             };
+            self.weigh_tokens(&at, tls.mode);
             let upstream = Upstream {
                 name: name.clone(),
                 endpoints: self.endpoints(&at, written),
@@ -52,6 +53,7 @@ impl Compiling<'_, '_> {
                 prepared_statements: usize::try_from(written.prepared_statements.0).unwrap_or(usize::MAX),
                 follow_functions: written.follow_functions,
                 share_listen: written.share_listen,
+                aws_region: written.aws_region.clone(),
                 application_name: written.application_name.clone(),
                 auth_query: self.auth_query(&at, written),
                 tls,
@@ -83,6 +85,16 @@ impl Compiling<'_, '_> {
         {
             let what = "`server_idle_timeout` is longer than `server_lifetime`, so it never comes to that";
             self.findings.warning(&here("server_idle_timeout"), what, "write a shorter time, or \"0\"");
+        }
+    }
+
+    /// Whoever gets hold of a token may log in with it for a quarter of an hour.
+    fn weigh_tokens(&mut self, at: &[String], mode: SslMode) {
+        let sends_tokens = self.settings.users.values().any(|user| user.server_auth == ServerAuth::RdsIam);
+        if sends_tokens && mode < SslMode::VerifyFull {
+            let what = "tokens (`server_auth` = \"rds-iam\") go to a server whose certificate and name are not verified";
+            let remedy = "write mode = \"verify-full\" and the `ca` of RDS (global-bundle.pem) below `tls`";
+            self.findings.warning(at, what, remedy);
         }
     }
 

@@ -46,6 +46,17 @@ pub struct DatabaseSettings {
     pub strict: bool,
 }
 
+/// What the proxy logs in to the server with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerAuth {
+    /// A password, or the client's own proof.
+    #[default]
+    Password,
+    /// A token of Amazon RDS, signed with the keys of the proxy's own AWS role (IAM database authentication).
+    RdsIam,
+}
+
 /// Who may log in. A user needs a password or a verifier, or a certificate name where `auth.method` is `"cert"`, unless an upstream has an `auth_user`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -96,6 +107,11 @@ pub struct UserSettings {
     /// applies: next connection
     #[schemars(extend("format" = "path"), example = &"/run/secrets/app_server_password")]
     pub server_password_file: Option<PathBuf>,
+    /// What the server is logged in to with. For `"rds-iam"` the role there is granted `rds_iam`, `host` is the name that RDS gives the instance or cluster, and
+    /// the proxy's AWS role may `rds-db:connect`; its keys come from the environment, the container's platform (ECS, EKS Pod Identity) or the instance (`IMDSv2`).
+    ///
+    /// applies: next connection
+    pub server_auth: ServerAuth,
     /// Whether the client may say which tenant it belongs to, with `options=-c pgweir.tenant=NAME`.
     ///
     /// applies: next connection

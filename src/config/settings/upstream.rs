@@ -138,6 +138,12 @@ pub struct UpstreamSettings {
     ///
     /// applies: at once
     pub share_listen: bool,
+    /// The AWS region of the server, for users whose `server_auth` is `"rds-iam"`, where `host` does not say it (`NAME.ID.REGION.rds.amazonaws.com`) and it is not
+    /// what `AWS_REGION` says.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"eu-central-1")]
+    pub aws_region: Option<String>,
     /// The `application_name` of the proxy's own connections, and of a client's that has none itself.
     ///
     /// applies: next connection
@@ -198,6 +204,7 @@ impl Default for UpstreamSettings {
             prepared_statements: ByteSize(256 << 10),
             follow_functions: true,
             share_listen: true,
+            aws_region: None,
             application_name: "pgweir".to_owned(),
             auth_query: AUTH_QUERY.to_owned(),
             auth_user: None,

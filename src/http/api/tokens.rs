@@ -4,10 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::Empty;
 use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1::handshake;
 use hyper::header::{ACCEPT, HOST};
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::jwk::JwkSet;
@@ -20,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use super::trouble::Trouble;
 use crate::config::{Config, KeySource, Tokens};
 use crate::fault::Fault;
+use crate::net::fetch::exchange;
 use crate::net::tls::{CaSource, https};
 use crate::net::{ConnectOptions, Io, connect, now};
 
@@ -221,17 +220,8 @@ async fn get<T>(io: T, uri: &hyper::Uri) -> Result<Vec<u8>, String>
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
 {
-    let (mut sender, connection) = handshake::<T, Empty<Bytes>>(io).await.map_err(|error| error.to_string())?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let request = Request::get(path).header(HOST, authority).header(ACCEPT, "application/json").body(Empty::new());
-    let request = request.map_err(|error| error.to_string())?;
-    // It ends with the sender, whatever comes of the request.
-    tokio::task::spawn_local(connection);
-    let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    if !answer.status().is_success() {
-        return Err(format!("the answer is {}", answer.status()));
-    }
-    let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(|error| error.to_string())?;
-    Ok(body.to_bytes().to_vec())
+    exchange(io, request.map_err(|error| error.to_string())?, LONGEST).await
 }

@@ -2,16 +2,14 @@
 //!
 //! A function of the request and the time, so that it can be tried with what real clients have sent.
 
-use aws_lc_rs::{digest, hmac};
 use hyper::HeaderMap;
 use subtle::ConstantTimeEq;
-use time::{Date, Month, Time};
 
+use crate::auth::sigv4::{ALGORITHM, Scope, TERMINATOR, seconds_of, sha256_hex};
 use crate::config::AccessKey;
 
 /// The service that requests are signed for.
 const SERVICE: &str = "rds-data";
-const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// How far the clocks of a caller and of the proxy may be apart, in seconds.
 const SKEW: i64 = 300;
 /// The most headers that a signature can be about.
@@ -49,10 +47,7 @@ pub(super) enum Unsigned {
 /// What the `Authorization` header says.
 struct Claim<'a> {
     key: &'a str,
-    /// `date/region/service/aws4_request`.
-    scope: &'a str,
-    date: &'a str,
-    region: &'a str,
+    scope: Scope<'a>,
     headers: Vec<&'a str>,
     signature: &'a str,
 }
@@ -70,11 +65,11 @@ pub(super) fn verify<'k>(request: Signed<'_>, keys: &'k [AccessKey], now: i64) -
         }
     }
     let date = header("x-amz-date").ok_or(Unsigned::Incomplete("the header X-Amz-Date is missing"))?;
-    let at = seconds(date).ok_or(Unsigned::Incomplete("the header X-Amz-Date is no time"))?;
-    if !date.starts_with(claim.date) {
+    let at = seconds_of(date).ok_or(Unsigned::Incomplete("the header X-Amz-Date is no time"))?;
+    if !date.starts_with(claim.scope.date) {
         return Err(Unsigned::Incomplete("the signature is for another day than X-Amz-Date"));
     }
-    let body = hex(digest::digest(&digest::SHA256, request.body).as_ref());
+    let body = sha256_hex(request.body);
     if header("x-amz-content-sha256").is_some_and(|told| told != body) {
         return Err(Unsigned::Mismatch);
     }
@@ -86,9 +81,7 @@ pub(super) fn verify<'k>(request: Signed<'_>, keys: &'k [AccessKey], now: i64) -
     let paths = [request.path.to_owned(), collapsed(request.path)];
     let fits = paths.iter().any(|path| {
         let canonical = claim.canonical(&request, &escaped(path), &body);
-        let canonical = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
-        let text = format!("{ALGORITHM}\n{date}\n{}\n{canonical}", claim.scope);
-        let expected = hex(&claim.sign(key, text.as_bytes()));
+        let expected = claim.scope.sign(key.secret.reveal(), date, &canonical);
         expected.as_bytes().ct_eq(claim.signature.as_bytes()).into()
     });
     if fits { Ok(key) } else { Err(Unsigned::Mismatch) }
@@ -106,7 +99,7 @@ impl<'a> Claim<'a> {
             (part("Credential").ok_or(incomplete)?, part("SignedHeaders").ok_or(incomplete)?, part("Signature").ok_or(incomplete)?);
         let (key, scope) = credential.split_once('/').ok_or(incomplete)?;
         let scopes: Vec<&str> = scope.split('/').collect();
-        let &[date, region, service, "aws4_request"] = &scopes[..] else { return Err(incomplete) };
+        let &[date, region, service, TERMINATOR] = &scopes[..] else { return Err(incomplete) };
         if service != SERVICE {
             return Err(Unsigned::Incomplete("the signature is for another service than rds-data"));
         }
@@ -114,7 +107,7 @@ impl<'a> Claim<'a> {
         if headers.len() > MOST_HEADERS {
             return Err(incomplete);
         }
-        Ok(Self { key, scope, date, region, headers, signature })
+        Ok(Self { key, scope: Scope { date, region, service }, headers, signature })
     }
 
     /// The request as it is signed. No operation has anything behind a question mark.
@@ -133,24 +126,6 @@ impl<'a> Claim<'a> {
         text.push_str(body);
         text
     }
-
-    fn sign(&self, key: &AccessKey, text: &[u8]) -> Vec<u8> {
-        let mut secret = zeroize::Zeroizing::new(b"AWS4".to_vec());
-        secret.extend_from_slice(key.secret.reveal().as_bytes());
-        let chain = [self.date, self.region, SERVICE, "aws4_request"];
-        let signing = chain.iter().fold(secret, |key, part| zeroize::Zeroizing::new(mac(&key, part.as_bytes())));
-        mac(&signing, text)
-    }
-}
-
-fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |half: u8| char::from(*DIGITS.get(usize::from(half)).unwrap_or(&b'0'));
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A header's value without space around it, and with one for several within.
@@ -173,20 +148,6 @@ fn escaped(path: &str) -> String {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
     utf8_percent_encode(path, KEPT).to_string()
-}
-
-/// The seconds since 1970 of a time such as `20261128T101500Z`.
-fn seconds(text: &str) -> Option<i64> {
-    let number =
-        |from: usize, to: usize| text.get(from..to).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))?.parse::<u16>().ok();
-    let small = |from, to| number(from, to).and_then(|number| u8::try_from(number).ok());
-    if text.len() != 16 || text.as_bytes().get(8) != Some(&b'T') || !text.ends_with('Z') {
-        return None;
-    }
-    let month = Month::try_from(small(4, 6)?).ok()?;
-    let date = Date::from_calendar_date(i32::from(number(0, 4)?), month, small(6, 8)?).ok()?;
-    let time = Time::from_hms(small(9, 11)?, small(11, 13)?, small(13, 15)?).ok()?;
-    Some(date.with_time(time).assume_utc().unix_timestamp())
 }
 
 #[cfg(test)]
@@ -243,14 +204,5 @@ mod tests {
         assert!(matches!(with(&AUTHORIZATION.replace("20261128/", "20261127/")), Err(Unsigned::Incomplete(_))));
         assert!(matches!(with("AWS4-HMAC-SHA256"), Err(Unsigned::Incomplete(_))));
         assert_eq!(outcome(&HeaderMap::new(), "/Execute", BODY, AT), Err(Unsigned::Missing));
-    }
-
-    #[test]
-    fn times_are_read_whole() {
-        assert_eq!(seconds("19700101T000000Z"), Some(0));
-        assert_eq!(seconds(DATE), Some(AT));
-        for wrong in ["", "20261128T111500", "20261328T111500Z", "20261128 111500Z", "2026112\u{e9}T11150Z", "+0261128T111500Z"] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
-        }
     }
 }
