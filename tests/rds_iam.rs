@@ -182,10 +182,16 @@ async fn a_containers_agent_is_asked_again_when_keys_end_or_are_refused() {
     assert_eq!(rds.judged()[2..], ["nobody has the key ASIAONE", "good"]);
     assert_eq!(agent.asked(), 3, "for others, and since those end soon for yet others");
 
-    // Each new connection asks, from now on.
+    // Each new connection asks, from now on, and where new ones cannot be had those of before serve on.
     one.query("BEGIN").await;
     assert_eq!(two.value("SELECT 1").await, "1");
     assert_eq!((rds.judged()[4..].to_vec(), agent.asked()), (vec!["good".to_owned()], 4));
+    said.lock().clear();
+    rds.pg.end_backends("app").await;
+    eventually("the connections are gone", PATIENCE, async || proxy.metric(broke).await < 1.0).await;
+    assert_eq!(two.value("SELECT 1").await, "1");
+    assert_eq!((rds.judged()[5..].to_vec(), agent.asked()), (vec!["good".to_owned()], 5));
+    proxy.logged("AWS keys cannot be had").await;
 }
 
 #[tokio::test]

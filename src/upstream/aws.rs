@@ -8,6 +8,7 @@
 //!
 //! Keys are kept until shortly before they end. Profiles and web identities (IRSA) are not looked at.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use crate::net::{ConnectOptions, connect, since_1970};
 const SPARE: i64 = 300;
 /// How long fetching keys may take.
 const LIMIT: Duration = Duration::from_secs(2);
+/// For so many seconds nobody is asked again for keys that could not be had: whoever opens a connection meanwhile hears the same at once.
+const RETRY: i64 = 2;
 /// The longest answer, in bytes.
 const LONGEST: usize = 64 << 10;
 
@@ -53,12 +56,21 @@ enum Source {
 }
 
 /// What the agent wants to be shown.
-#[derive(Debug)]
 enum Authorization {
     None,
     Token(Zeroizing<String>),
     /// What is in this file now.
     File(String),
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Token(_) => f.write_str("Token(..)"),
+            Self::File(file) => write!(f, "File({file})"),
+        }
+    }
 }
 
 /// Keys, and when they end, in seconds since 1970.
@@ -83,7 +95,15 @@ pub struct Aws {
     /// The region that was set, which counts before what the host says.
     set_region: Option<String>,
     source: Source,
-    kept: Mutex<Option<Kept>>,
+    known: Mutex<Known>,
+}
+
+/// What is known of the keys.
+#[derive(Debug, Default)]
+struct Known {
+    kept: Option<Kept>,
+    /// When they could not be had, and why.
+    failed: Option<(i64, String)>,
 }
 
 impl Aws {
@@ -94,7 +114,7 @@ impl Aws {
             region: variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION")),
             set_region: region,
             source: Source::new(variable),
-            kept: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -117,9 +137,8 @@ impl Aws {
         let region = self.set_region.as_deref().or_else(|| region_of(&place.host)).or(self.region.as_deref());
         let region = region.ok_or_else(|| format!("{} names no region: set `aws_region` or AWS_REGION", place.host))?;
         let user = std::str::from_utf8(user).map_err(|_| "the role's name is not UTF-8".to_owned())?;
-        let now = i64::try_from(since_1970().as_secs()).unwrap_or_default();
-        let keys = self.keys(now).await?;
-        let token = RdsLogin { host: &place.host, port: place.port, user, region }.token(&keys, now);
+        let keys = self.keys().await?;
+        let token = RdsLogin { host: &place.host, port: place.port, user, region }.token(&keys, seconds());
         Ok((keys.access_key_id, token))
     }
 
@@ -130,38 +149,61 @@ impl Aws {
         if matches!(self.source, Source::Given(_)) {
             return false;
         }
-        let mut kept = self.kept.lock().await;
+        let mut known = self.known.lock().await;
         let differs = |kept: &Kept| kept.keys.access_key_id != refused.key;
-        if kept.as_ref().is_some_and(differs) {
-            return true;
-        }
-        self.fetch().await.is_ok_and(|fetched| differs(kept.insert(fetched)))
+        known.kept.as_ref().is_some_and(differs) || known.fetch(&self.source).await.is_ok_and(|()| known.kept.as_ref().is_some_and(differs))
     }
 
-    async fn keys(&self, now: i64) -> Result<AwsKeys, String> {
+    async fn keys(&self) -> Result<AwsKeys, String> {
         if let Source::Given(keys) = &self.source {
             return Ok(keys.clone());
         }
         // Those who come meanwhile wait for the same answer.
-        let mut kept = self.kept.lock().await;
-        let left = |kept: &Kept| kept.until.map_or(i64::MAX, |until| until.saturating_sub(now));
-        if let Some(kept) = kept.as_ref().filter(|kept| left(kept) > SPARE) {
-            return Ok(kept.keys.clone());
+        let mut known = self.known.lock().await;
+        let last = |known: &Known, beyond| known.kept.as_ref().filter(|kept| kept.left() > beyond).map(|kept| kept.keys.clone());
+        if let Some(keys) = last(&known, SPARE) {
+            return Ok(keys);
         }
-        match (self.fetch().await, kept.as_ref().filter(|kept| left(kept) > 0)) {
-            (Ok(fetched), _) => Ok(kept.insert(fetched).keys.clone()),
-            (Err(why), Some(old)) => {
-                tracing::warn!(why, "new AWS keys cannot be had; those of before are still good");
-                Ok(old.keys.clone())
-            }
-            (Err(why), None) => Err(format!("no AWS keys: {why}")),
+        let fetched = known.fetch(&self.source).await;
+        match (fetched, &known.kept) {
+            (Ok(()), Some(kept)) => Ok(kept.keys.clone()),
+            (Err(why), _) => last(&known, 0).ok_or_else(|| format!("no AWS keys: {why}")),
+            (Ok(()), None) => Err("no AWS keys".to_owned()),
         }
     }
+}
 
-    async fn fetch(&self) -> Result<Kept, String> {
-        let fetched = tokio::time::timeout(LIMIT, Box::pin(self.source.fetch())).await;
-        fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+impl Kept {
+    /// So many seconds they have left.
+    fn left(&self) -> i64 {
+        self.until.map_or(i64::MAX, |until| until.saturating_sub(seconds()))
     }
+}
+
+impl Known {
+    /// Fetches keys, in the place of those of before. Where they could not be had a moment ago nobody is asked.
+    async fn fetch(&mut self, source: &Source) -> Result<(), String> {
+        if let Some((_, why)) = self.failed.as_ref().filter(|(at, _)| seconds().saturating_sub(*at) < RETRY) {
+            return Err(why.clone());
+        }
+        let fetched = tokio::time::timeout(LIMIT, Box::pin(source.fetch())).await;
+        match fetched.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            Ok(kept) => {
+                (self.kept, self.failed) = (Some(kept), None);
+                Ok(())
+            }
+            Err(why) => {
+                tracing::warn!(why, "AWS keys cannot be had");
+                self.failed = Some((seconds(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+}
+
+/// The seconds since 1970.
+fn seconds() -> i64 {
+    i64::try_from(since_1970().as_secs()).unwrap_or_default()
 }
 
 impl Source {
@@ -233,7 +275,7 @@ impl Authorization {
 
 /// Asks the platform's agent, which speaks HTTP without TLS and is on this machine or its host.
 async fn ask(method: Method, url: &str, header: Option<(&str, &str)>) -> Result<Vec<u8>, String> {
-    let told = |why: &dyn std::fmt::Display| format!("{url}: {why}");
+    let told = |why: &dyn fmt::Display| format!("{url}: {why}");
     let uri: Uri = url.parse().map_err(|error: hyper::http::uri::InvalidUri| told(&error))?;
     let (Some("http"), Some(host)) = (uri.scheme_str(), uri.host()) else { return Err(told(&"it must begin with http://")) };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -291,6 +333,8 @@ mod tests {
         assert!(matches!(source(&[keys[0], keys[1], relative]), Source::Given(keys) if keys.session_token.is_none()));
         let ecs = source(&[keys[0], relative, full]);
         assert!(matches!(ecs, Source::Container { url, authorization: Authorization::None } if url == "http://169.254.170.2/v2/x"));
+        let token = source(&[full, ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "hidden")]);
+        assert!(!format!("{token:?}").contains("hidden"), "{token:?}");
         let file = ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/var/run/token");
         assert!(matches!(source(&[full, file]), Source::Container { authorization: Authorization::File(_), .. }));
         assert!(matches!(source(&[]), Source::Instance { endpoint } if endpoint == EC2));
