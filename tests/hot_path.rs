@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use harness::frames::{bind, describe, execute, parse, query, sync};
-use harness::{Light, PATIENCE, Postgres, Proxy, eventually, start_inside};
+use harness::{Light, PATIENCE, Postgres, Proxy, eventually, start_inside, start_inside_with};
 use pgweir::auth::KeyCache;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -54,6 +54,42 @@ async fn a_steady_transaction_allocates_nothing() {
         }
     }
     assert!(bad.is_empty(), "allocations in {TRANSACTIONS} transactions: {bad:?}");
+}
+
+/// One that waits for the only server connection: it asks while another has that, and is served when the other is done.
+#[tokio::test]
+async fn a_transaction_that_has_to_wait_allocates_nothing_either() {
+    let pg = Postgres::start().await;
+    let address = start_inside_with(&pg, 1).await;
+    let mut keys = KeyCache::new(4);
+    let (mut holder, mut waiter) = (Light::login(address, &mut keys), Light::login(address, &mut keys));
+    let held = ["BEGIN", "SELECT 1", "COMMIT"].map(query);
+    let mut answers = held.clone().map(|request| vec![0; holder.answer_length(&request)]);
+    let mut bad = Vec::new();
+    for (name, request) in ways(&mut waiter) {
+        let mut answer = vec![0; waiter.answer_length(&request)];
+        let mut wait_once = || {
+            for (at, (request_of_holder, taken)) in held.iter().zip(&mut answers).enumerate() {
+                holder.send(request_of_holder);
+                holder.take(taken);
+                // Behind BEGIN; the proxy knows of it when the holder has its next answer.
+                if at == 0 {
+                    waiter.send(&request);
+                }
+            }
+            waiter.take(&mut answer);
+        };
+        (0..100).for_each(|_| wait_once());
+        let before = ALLOCATOR.stats();
+        (0..TRANSACTIONS).for_each(|_| wait_once());
+        let after = ALLOCATOR.stats();
+        let count = after.allocations + after.reallocations - before.allocations - before.reallocations;
+        println!("{name}: {count} allocations in {TRANSACTIONS} transactions");
+        if count >= TRANSACTIONS / 5 {
+            bad.push((name, count));
+        }
+    }
+    assert!(bad.is_empty(), "allocations in {TRANSACTIONS} transactions that waited: {bad:?}");
 }
 
 /// How often each system call was made by this process, as strace counts them, while `work` was done.

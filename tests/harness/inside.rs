@@ -9,6 +9,11 @@ use super::{PATIENCE, Postgres, eventually};
 /// Starts the proxy on a thread of this process, in front of `postgres`, with the user and database `app`; it ends with the process, of which nextest makes one for each
 /// test. Where it listens.
 pub async fn start_inside(postgres: &Postgres) -> SocketAddr {
+    start_inside_with(postgres, 40).await
+}
+
+/// The same over so many server connections.
+pub async fn start_inside_with(postgres: &Postgres, max_connections: u32) -> SocketAddr {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let port = postgres.port();
     let text = format!(
@@ -19,6 +24,7 @@ pub async fn start_inside(postgres: &Postgres) -> SocketAddr {
         [upstreams.main]
         host = "127.0.0.1"
         port = {port}
+        max_connections = {max_connections}
         [databases.app]
         upstream = "main"
         [users.app]

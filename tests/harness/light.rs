@@ -48,10 +48,15 @@ impl Light {
 
     /// Sends a request whose answer is as long as `answer`, which it fills; allocates nothing.
     pub fn exchange(&mut self, request: &[u8], answer: &mut [u8]) {
-        self.socket.write_all(request).unwrap();
-        self.socket.read_exact(answer).unwrap();
+        self.send(request);
+        self.take(answer);
         // The last message is ReadyForQuery, outside a transaction.
         assert_eq!(answer.last_chunk(), Some(b"Z\0\0\0\x05I"), "{}", String::from_utf8_lossy(answer));
+    }
+
+    /// Takes an answer as long as this; allocates nothing.
+    pub fn take(&mut self, answer: &mut [u8]) {
+        self.socket.read_exact(answer).unwrap();
     }
 
     /// How long the answer to this request is.

@@ -48,7 +48,7 @@ pub use endpoint::Endpoint;
 pub use faulty::{Faulty, Way};
 pub use golden::{Elsewhere, Golden, Neighbour, ping};
 pub use http::get as http_get;
-pub use inside::start_inside;
+pub use inside::{start_inside, start_inside_with};
 pub use light::Light;
 pub use postgres::{Postgres, PostgresOptions, Stop};
 pub use proxy::{Proxy, ProxyOptions};
