@@ -30,6 +30,18 @@ fn ways(client: &mut Light) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// How often the process allocates while this is done over and over, where that is more than what goes on beside it.
+fn too_many(name: &'static str, mut transaction: impl FnMut()) -> Option<(&'static str, usize)> {
+    (0..100).for_each(|_| transaction());
+    let before = ALLOCATOR.stats();
+    (0..TRANSACTIONS).for_each(|_| transaction());
+    let after = ALLOCATOR.stats();
+    let count = after.allocations + after.reallocations - before.allocations - before.reallocations;
+    println!("{name}: {count} allocations in {TRANSACTIONS} transactions");
+    // The control thread looks after the pools some times a second meanwhile; a transaction that allocates would count thousands.
+    (count >= TRANSACTIONS / 5).then_some((name, count))
+}
+
 #[tokio::test]
 async fn a_steady_transaction_allocates_nothing() {
     let pg = Postgres::start().await;
@@ -38,20 +50,7 @@ async fn a_steady_transaction_allocates_nothing() {
     let mut bad = Vec::new();
     for (name, request) in ways(&mut client) {
         let mut answer = vec![0; client.answer_length(&request)];
-        for _ in 0..100 {
-            client.exchange(&request, &mut answer);
-        }
-        let before = ALLOCATOR.stats();
-        for _ in 0..TRANSACTIONS {
-            client.exchange(&request, &mut answer);
-        }
-        let after = ALLOCATOR.stats();
-        let count = after.allocations + after.reallocations - before.allocations - before.reallocations;
-        println!("{name}: {count} allocations in {TRANSACTIONS} transactions");
-        // The control thread looks after the pools some times a second meanwhile; a transaction that allocates would count thousands.
-        if count >= TRANSACTIONS / 5 {
-            bad.push((name, count));
-        }
+        bad.extend(too_many(name, || client.exchange(&request, &mut answer)));
     }
     assert!(bad.is_empty(), "allocations in {TRANSACTIONS} transactions: {bad:?}");
 }
@@ -68,7 +67,7 @@ async fn a_transaction_that_has_to_wait_allocates_nothing_either() {
     let mut bad = Vec::new();
     for (name, request) in ways(&mut waiter) {
         let mut answer = vec![0; waiter.answer_length(&request)];
-        let mut wait_once = || {
+        let wait_once = || {
             for (at, (request_of_holder, taken)) in held.iter().zip(&mut answers).enumerate() {
                 holder.send(request_of_holder);
                 holder.take(taken);
@@ -79,15 +78,7 @@ async fn a_transaction_that_has_to_wait_allocates_nothing_either() {
             }
             waiter.take(&mut answer);
         };
-        (0..100).for_each(|_| wait_once());
-        let before = ALLOCATOR.stats();
-        (0..TRANSACTIONS).for_each(|_| wait_once());
-        let after = ALLOCATOR.stats();
-        let count = after.allocations + after.reallocations - before.allocations - before.reallocations;
-        println!("{name}: {count} allocations in {TRANSACTIONS} transactions");
-        if count >= TRANSACTIONS / 5 {
-            bad.push((name, count));
-        }
+        bad.extend(too_many(name, wait_once));
     }
     assert!(bad.is_empty(), "allocations in {TRANSACTIONS} transactions that waited: {bad:?}");
 }

@@ -1,5 +1,7 @@
 //! One HTTP request of the proxy's own, over a connection that is there already.
 
+use std::pin::pin;
+
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -28,7 +30,11 @@ where
         let body = Limited::new(answer.into_body(), longest).collect().await.map_err(|error| error.to_string())?;
         Ok(body.to_bytes().to_vec())
     };
-    // The connection ends with its sender, and that with the answer; what it has to say of its end, the answer has said.
-    let (answer, _) = tokio::join!(answer, connection);
-    answer
+    let mut answer = pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // How it ended the answer says itself, of which all that was read is on its way.
+        _ = connection => answer.await,
+    }
 }

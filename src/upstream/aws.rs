@@ -151,7 +151,7 @@ impl Aws {
         }
         let mut known = self.known.lock().await;
         let differs = |kept: &Kept| kept.keys.access_key_id != refused.key;
-        known.kept.as_ref().is_some_and(differs) || known.fetch(&self.source).await.is_ok_and(|()| known.kept.as_ref().is_some_and(differs))
+        known.kept.as_ref().is_some_and(differs) || known.fetch(&self.source).await.is_ok_and(differs)
     }
 
     async fn keys(&self) -> Result<AwsKeys, String> {
@@ -164,11 +164,9 @@ impl Aws {
         if let Some(keys) = last(&known, SPARE) {
             return Ok(keys);
         }
-        let fetched = known.fetch(&self.source).await;
-        match (fetched, &known.kept) {
-            (Ok(()), Some(kept)) => Ok(kept.keys.clone()),
-            (Err(why), _) => last(&known, 0).ok_or_else(|| format!("no AWS keys: {why}")),
-            (Ok(()), None) => Err("no AWS keys".to_owned()),
+        match known.fetch(&self.source).await {
+            Ok(fetched) => Ok(fetched.keys.clone()),
+            Err(why) => last(&known, 0).ok_or_else(|| format!("no AWS keys: {why}")),
         }
     }
 }
@@ -182,15 +180,15 @@ impl Kept {
 
 impl Known {
     /// Fetches keys, in the place of those of before. Where they could not be had a moment ago nobody is asked.
-    async fn fetch(&mut self, source: &Source) -> Result<(), String> {
+    async fn fetch(&mut self, source: &Source) -> Result<&Kept, String> {
         if let Some((_, why)) = self.failed.as_ref().filter(|(at, _)| seconds().saturating_sub(*at) < RETRY) {
             return Err(why.clone());
         }
         let fetched = tokio::time::timeout(LIMIT, Box::pin(source.fetch())).await;
         match fetched.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-            Ok(kept) => {
-                (self.kept, self.failed) = (Some(kept), None);
-                Ok(())
+            Ok(fetched) => {
+                self.failed = None;
+                Ok(self.kept.insert(fetched))
             }
             Err(why) => {
                 tracing::warn!(why, "AWS keys cannot be had");
