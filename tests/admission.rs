@@ -13,7 +13,6 @@ use harness::frames::{bind, execute, parse, sync};
 use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, ServerError, Wire, eventually};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// Two users, `app` and `other`, each a tenant of its own: `main` and `second`.
 async fn two_tenants(budget: u32) -> (Postgres, ProxyOptions) {
@@ -68,39 +67,39 @@ impl Crowd {
     }
 }
 
-/// How long each of `count` statements takes, one every `pause`, sorted.
-async fn timed(client: &mut Wire, count: usize, pause: Duration) -> Vec<Duration> {
-    let mut times = Vec::new();
-    for _ in 0..count {
-        let began = Instant::now();
+/// Asks a hundred times, one every 50 ms, and says how many statements of the crowd were done while each waited for its answer, sorted.
+async fn overtaken(client: &mut Wire, crowd: &Crowd) -> Vec<u64> {
+    let mut counts = Vec::new();
+    for _ in 0..100 {
+        let before = crowd.done();
         client.query("SELECT 1").await;
-        times.push(began.elapsed());
-        tokio::time::sleep(pause).await;
+        counts.push(crowd.done() - before);
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    times.sort_unstable();
-    times
+    counts.sort_unstable();
+    counts
 }
 
-fn p99(sorted: &[Duration]) -> Duration {
-    sorted[sorted.len() * 99 / 100]
+/// 200 greedy clients have all the server connections there are, and a quiet one asks now and then. Behind those who were there before it some 180
+/// of their statements would be done first, and with a shared limit but no queue of its own it would never be served at all. Its turn is the next: of
+/// the connections at work the first that comes free, or a new one in its place. It is counted, not timed, and nine in ten have to do, since what is
+/// counted is off where this process does not run for a while. (`benches/neighbour` has the times.)
+async fn assert_hardly_notices(quiet: &mut Wire, proxy: &Proxy) {
+    let crowd = Crowd::of(proxy, "app", 200, "SELECT pg_sleep(0.05)").await;
+    crowd.goes_on(400).await;
+    let counts = overtaken(quiet, &crowd).await;
+    crowd.leave().await;
+    assert!(counts[90] <= 2 * GREEDY_CONNECTIONS, "statements of the greedy one that went first: {counts:?}");
 }
 
-const GREEDY_HOLD: Duration = Duration::from_millis(50);
+const GREEDY_CONNECTIONS: u64 = 20;
 
-/// One tenant with 200 clients that want all there is; another that asks for something every 50 ms. In line behind the 200 it would wait for ten of their
-/// leases, and with a shared limit but no queue of its own it would never be served at all.
 #[tokio::test]
 async fn a_quiet_tenant_hardly_notices_a_greedy_one() {
     let (_pg, proxy) = two_tenants(20).await;
     let proxy = proxy.start().await;
     let mut quiet = Wire::login(&proxy, "other", "secret", "app").await.unwrap();
-    let alone = p99(&timed(&mut quiet, 100, Duration::from_millis(10)).await);
-    let crowd = Crowd::of(&proxy, "app", 200, "SELECT pg_sleep(0.05)").await;
-    crowd.goes_on(400).await;
-    let beside = timed(&mut quiet, 100, Duration::from_millis(50)).await;
-    crowd.leave().await;
-    let bound = 3 * alone + GREEDY_HOLD;
-    assert!(p99(&beside) <= bound, "p99 {:?} beside the greedy one, {alone:?} alone", p99(&beside));
+    assert_hardly_notices(&mut quiet, &proxy).await;
 }
 
 /// The same where both share their user, and so their server connections, and are told apart by their names.
@@ -111,12 +110,7 @@ async fn a_quiet_tenant_hardly_notices_a_greedy_one_on_the_same_connections() {
     let mut quiet = Wire::connect(&proxy).await;
     quiet.start(&[("user", "app"), ("database", "app"), ("application_name", "quiet")]).await;
     quiet.authenticate("app", "secret").await.unwrap();
-    let alone = p99(&timed(&mut quiet, 100, Duration::from_millis(10)).await);
-    let crowd = Crowd::of(&proxy, "app", 200, "SELECT pg_sleep(0.05)").await;
-    crowd.goes_on(400).await;
-    let beside = timed(&mut quiet, 100, Duration::from_millis(50)).await;
-    crowd.leave().await;
-    assert!(p99(&beside) <= 3 * alone + GREEDY_HOLD, "p99 {:?} beside the greedy one, {alone:?} alone", p99(&beside));
+    assert_hardly_notices(&mut quiet, &proxy).await;
 }
 
 #[tokio::test]
@@ -157,16 +151,16 @@ async fn who_cannot_be_served_in_time_hears_it_at_once() {
         waiting.push(tokio::spawn(async move { client.try_query("SELECT 1").await }));
     }
     eventually("two wait", PATIENCE, async || proxy.metric("pgweir_queue_depth{tenant=\"default\",upstream=\"main\"}").await > 1.5).await;
-    let began = Instant::now();
     let refusal = first.try_query("SELECT 1").await.unwrap_err();
-    let took = began.elapsed();
     assert_eq!((refusal.severity(), refusal.code()), ("ERROR", "53300"), "{refusal}");
-    assert!(refusal.message().contains("in time") && refusal.detail().contains("may wait 1000 ms"), "{refusal}");
+    // Whoever has waited for its time hears that none "became free".
+    assert_eq!(refusal.message(), "no server connection would become free in time");
+    assert!(refusal.detail().contains("may wait 1000 ms"), "{refusal}");
     let hint: u64 = refusal.hint().strip_prefix("retry after ").and_then(|rest| rest.strip_suffix(" ms")).unwrap().parse().unwrap();
     assert!((2000..=9000).contains(&hint), "three leases: {hint}");
-    assert!(took < Duration::from_millis(900), "it did not wait for its time to run out: {took:?}");
     for client in waiting {
-        assert_eq!(client.await.unwrap().unwrap_err().code(), "53300", "these waited in vain");
+        let refusal = client.await.unwrap().unwrap_err();
+        assert_eq!((refusal.code(), refusal.message()), ("53300", "no server connection became free in time"), "these waited in vain");
     }
     crowd.leave().await;
     assert_eq!(first.value("SELECT 2").await, "2", "the session lives on");
