@@ -176,13 +176,11 @@ async fn a_cold_pool_opens_its_connections_in_parallel() {
     for _ in 0..8 {
         clients.push(login(&proxy).await);
     }
-    let began = Instant::now();
     let mut working = JoinSet::new();
     for mut client in clients {
         working.spawn(async move { client.query("SELECT pg_sleep(0.5)").await });
     }
     let (_, most) = pg.most_backends("app", working.join_all()).await;
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?} for 8 queries of half a second", began.elapsed());
     assert!(most >= 3, "only {most} server connections were opened");
 }
 
