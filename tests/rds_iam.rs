@@ -12,12 +12,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, Stop, Wire, eventually};
+use harness::{Ca, PATIENCE, Pem, Postgres, Proxy, ProxyOptions, Stop, Wire, eventually};
 use parking_lot::Mutex;
 use pgweir::auth::sigv4::time_of;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 const VERIFY: &str = include_str!("rds_iam/verify.py");
 
@@ -67,7 +68,7 @@ impl Rds {
         let options = Proxy::new(&self.pg).set("users.app.server_auth", "rds-iam").set("upstreams.main.aws_region", "eu-central-1");
         let ca = options.file("ca.pem", self.pg.ca().pem());
         let options = options.set("tls.server.mode", "verify-full").set("tls.server.ca", ca.to_str().unwrap());
-        let none = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"];
+        let none = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_SESSION_NAME", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"];
         let more = ["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
         none.into_iter().chain(more).fold(options.env("AWS_EC2_METADATA_DISABLED", ""), |options, name| options.env(name, ""))
     }
@@ -92,40 +93,63 @@ async fn refused(proxy: &Proxy) -> String {
     outcome.err().map_or_else(|| "it came in".to_owned(), |error| error.code().to_owned())
 }
 
-/// What an agent says to a request, of which it sees the head: a status and a body.
+/// What an agent says to a request, of which it sees the head and the body: a status and a body.
 type Says = Box<dyn Fn(&str) -> (u16, String) + Send + Sync>;
 
 /// One who hands out keys over HTTP.
 struct Agent {
     address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Agent {
     async fn start(says: Says) -> Self {
+        Self::listen(None, says).await
+    }
+
+    /// One that speaks TLS where it has a certificate.
+    async fn listen(certificate: Option<&Pem>, says: Says) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, heads) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
-        let heard = Arc::clone(&heads);
+        let tls = certificate.map(|pem| TlsAcceptor::from(pem.server_config()));
+        let (address, requests) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+        let heard = Arc::clone(&requests);
         tokio::spawn(async move {
             loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
+                let (stream, _) = listener.accept().await.unwrap();
+                match &tls {
+                    None => answer(stream, &says, &heard).await,
+                    // Whoever does not trust it says no more.
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            Box::pin(answer(stream, &says, &heard)).await;
+                        }
+                    }
                 }
-                let head = String::from_utf8(head).unwrap();
-                let (status, body) = says(&head);
-                heard.lock().push(head);
-                let answer = format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
-        Self { address, heads }
+        Self { address, requests }
     }
 
     fn asked(&self) -> usize {
-        self.heads.lock().len()
+        self.requests.lock().len()
     }
+}
+
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, says: &Says, heard: &Mutex<Vec<String>>) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(request.clone()).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    let request = head + std::str::from_utf8(&body).unwrap();
+    let (status, body) = says(&request);
+    heard.lock().push(request);
+    let answer = format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
 }
 
 /// Keys as agents write them, which end at such a time.
@@ -211,6 +235,69 @@ async fn an_instance_is_asked_for_its_roles_keys() {
     let proxy = rds.proxy().env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint).start().await;
     works(&proxy).await;
     assert_eq!((rds.judged(), agent.asked()), (vec!["good".to_owned()], 3));
+}
+
+/// The token service's answer: these keys, which end far from now.
+fn assumed(id: &str, secret: &str, token: &str) -> String {
+    let credentials = format!(
+        "<AccessKeyId>{id}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey><SessionToken>{token}</SessionToken><Expiration>{FAR}</Expiration>"
+    );
+    format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleWithWebIdentityResult>\
+         <Credentials>{credentials}</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+    )
+}
+
+/// A pod of EKS with a role for its service account, whose token Kubernetes writes into a file and changes now and then.
+#[tokio::test]
+async fn a_web_identity_has_its_role_from_the_token_service() {
+    let rds = Rds::start(&["ASIAWEB web t"]).await;
+    let ca = Ca::new();
+    let service = Agent::listen(
+        Some(&ca.server()),
+        Box::new(|request: &str| {
+            let role = "RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fproxy&RoleSessionName=pgweir";
+            let form = format!("Action=AssumeRoleWithWebIdentity&Version=2011-06-15&{role}&WebIdentityToken=ey%2Ethe%5Fsecond");
+            let is_right = request.starts_with("POST / HTTP/1.1\r\n") && request.ends_with(&format!("\r\n\r\n{form}"));
+            if is_right && request.contains("\r\ncontent-type: application/x-www-form-urlencoded\r\n") {
+                return (200, assumed("ASIAWEB", "web", "t"));
+            }
+            let why = "<Code>InvalidIdentityToken</Code><Message>No OpenIDConnect provider found</Message>";
+            (400, format!("<ErrorResponse><Error><Type>Sender</Type>{why}</Error><RequestId>1</RequestId></ErrorResponse>"))
+        }),
+    )
+    .await;
+    let options = rds.proxy();
+    let (token, trusted) = (options.file("token", "ey.the_first"), options.file("trusted.pem", ca.pem()));
+    let options = options.env("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()).env("AWS_ROLE_ARN", "arn:aws:iam::1:role/proxy");
+    let options = options.env("AWS_ENDPOINT_URL_STS", &format!("https://localhost:{}", service.address.port()));
+    let proxy = options.env("SSL_CERT_FILE", trusted.to_str().unwrap()).start_unready().await;
+    assert_eq!(refused(&proxy).await, "57P03");
+    proxy.logged("InvalidIdentityToken: No OpenIDConnect provider found").await;
+    assert!(rds.judged().is_empty());
+    assert!(!proxy.log_lines().join("\n").contains("ey.the_first"), "tokens are in no log");
+
+    fs::write(&token, "ey.the_second\n").unwrap();
+    eventually("the role is assumed", PATIENCE, async || Wire::login(&proxy, "app", "secret", "app").await.is_ok()).await;
+    works(&proxy).await;
+    assert_eq!(rds.judged(), ["good"]);
+}
+
+/// Its token is worth a role: it goes to nobody whom the system's authorities do not vouch for.
+#[tokio::test]
+async fn a_web_identitys_token_goes_to_the_token_service_alone() {
+    let rds = Rds::start(&["ASIAWEB web t"]).await;
+    let (ca, another) = (Ca::new(), Ca::new());
+    let service = Agent::listen(Some(&ca.server()), Box::new(|_: &str| (200, assumed("ASIAWEB", "web", "t")))).await;
+    let options = rds.proxy();
+    let (token, trusted) = (options.file("token", "ey.token"), options.file("trusted.pem", another.pem()));
+    let options = options.env("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()).env("AWS_ROLE_ARN", "arn:aws:iam::1:role/proxy");
+    let options = options.env("AWS_ENDPOINT_URL_STS", &format!("https://localhost:{}", service.address.port()));
+    let proxy = options.env("SSL_CERT_FILE", trusted.to_str().unwrap()).start_unready().await;
+    assert_eq!(refused(&proxy).await, "57P03");
+    proxy.logged("no AWS keys: https://localhost:").await;
+    proxy.logged("certificate").await;
+    assert_eq!((service.asked(), rds.judged().len()), (0, 0));
 }
 
 #[tokio::test]

@@ -24,6 +24,14 @@ impl Pem {
         fs::write(folder.join(format!("{name}.key")), &self.key).unwrap();
     }
 
+    /// A rustls server with this certificate.
+    pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
+        let (chain, key) = self.der();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap())
+    }
+
     fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();

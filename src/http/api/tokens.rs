@@ -4,23 +4,19 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::Request;
-use hyper::header::{ACCEPT, HOST};
-use hyper_util::rt::TokioIo;
+use hyper::header::ACCEPT;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
-use rustls::pki_types::ServerName;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
-use tokio_rustls::TlsConnector;
 
 use super::trouble::Trouble;
 use crate::config::{Config, KeySource, Tokens};
 use crate::fault::Fault;
-use crate::net::fetch::exchange;
-use crate::net::tls::{CaSource, https};
-use crate::net::{ConnectOptions, Io, connect, now};
+use crate::net::fetch::fetch;
+use crate::net::now;
 
 /// How old keys may be.
 const FRESH: Duration = Duration::from_mins(5);
@@ -149,10 +145,7 @@ impl Keyring {
                 let read = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
                 read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()))
             }
-            KeySource::Url(url) => match tokio::time::timeout(LIMIT, Box::pin(fetch(url))).await {
-                Ok(fetched) => fetched,
-                Err(_) => Err("no answer in time".to_owned()),
-            },
+            KeySource::Url(url) => fetch_keys(url).await,
         };
         let set = fetched.and_then(|bytes| serde_json::from_slice::<JwkSet>(&bytes).map_err(|error| error.to_string()));
         match set {
@@ -199,29 +192,8 @@ fn found(set: &JwkSet, name: Option<&str>) -> Option<DecodingKey> {
     DecodingKey::from_jwk(key).ok()
 }
 
-/// Fetches what is at a URL.
-async fn fetch(url: &str) -> Result<Vec<u8>, String> {
-    let uri: hyper::Uri = url.parse().map_err(|error| format!("{error}"))?;
-    let host = uri.host().ok_or("the URL has no host")?;
-    let is_tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let options = ConnectOptions { timeout: LIMIT, keepalive: None, user_timeout: None };
-    let found = connect(host, port, &options).await.map_err(|error| error.to_string())?;
-    if !is_tls {
-        return get(TokioIo::new(found.io), &uri).await;
-    }
-    let config = https(CaSource::System).map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let secured = TlsConnector::from(config).connect::<Io>(name, found.io).await.map_err(|error| error.to_string())?;
-    Box::pin(get(TokioIo::new(secured), &uri)).await
-}
-
-async fn get<T>(io: T, uri: &hyper::Uri) -> Result<Vec<u8>, String>
-where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-{
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let request = Request::get(path).header(HOST, authority).header(ACCEPT, "application/json").body(Empty::new());
-    exchange(io, request.map_err(|error| error.to_string())?, LONGEST).await
+/// Fetches the set of keys that is at a URL.
+async fn fetch_keys(url: &str) -> Result<Vec<u8>, String> {
+    let request = Request::get(url).header(ACCEPT, "application/json").body(Full::default());
+    fetch(request.map_err(|error| error.to_string())?, LIMIT, LONGEST).await?.good()
 }
