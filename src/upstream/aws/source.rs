@@ -14,7 +14,7 @@ use super::Kept;
 use crate::auth::{AwsKeys, end_of_keys};
 use crate::net::fetch::{Fetched, bare, fetch};
 
-/// How long the platform's agent may take for an answer: it is near.
+/// How long the platform's agent may take for each answer: it is near.
 const AGENTS_LIMIT: Duration = Duration::from_secs(2);
 /// How long the token service may: it is a name to look up and a handshake away.
 const SERVICES_LIMIT: Duration = Duration::from_secs(5);
