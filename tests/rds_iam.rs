@@ -9,7 +9,7 @@ mod harness;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use harness::{Ca, PATIENCE, Pem, Postgres, Proxy, ProxyOptions, Stop, Wire, eventually};
@@ -71,6 +71,15 @@ impl Rds {
         let none = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_SESSION_NAME", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"];
         let more = ["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
         none.into_iter().chain(more).fold(options.env("AWS_EC2_METADATA_DISABLED", ""), |options, name| options.env(name, ""))
+    }
+
+    /// The same as a pod with a role for its service account, whose system trusts this authority alone; and the file with its token.
+    fn pod(&self, service: &Agent, trusted: &Ca) -> (ProxyOptions, PathBuf) {
+        let options = self.proxy();
+        let (token, trusted) = (options.file("token", "ey.the_first"), options.file("trusted.pem", trusted.pem()));
+        let options = options.env("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()).env("AWS_ROLE_ARN", "arn:aws:iam::1:role/proxy");
+        let options = options.env("AWS_ENDPOINT_URL_STS", &format!("https://localhost:{}", service.address.port()));
+        (options.env("SSL_CERT_FILE", trusted.to_str().unwrap()), token)
     }
 }
 
@@ -267,11 +276,8 @@ async fn a_web_identity_has_its_role_from_the_token_service() {
         }),
     )
     .await;
-    let options = rds.proxy();
-    let (token, trusted) = (options.file("token", "ey.the_first"), options.file("trusted.pem", ca.pem()));
-    let options = options.env("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()).env("AWS_ROLE_ARN", "arn:aws:iam::1:role/proxy");
-    let options = options.env("AWS_ENDPOINT_URL_STS", &format!("https://localhost:{}", service.address.port()));
-    let proxy = options.env("SSL_CERT_FILE", trusted.to_str().unwrap()).start_unready().await;
+    let (options, token) = rds.pod(&service, &ca);
+    let proxy = options.start_unready().await;
     assert_eq!(refused(&proxy).await, "57P03");
     proxy.logged("InvalidIdentityToken: No OpenIDConnect provider found").await;
     assert!(rds.judged().is_empty());
@@ -289,11 +295,7 @@ async fn a_web_identitys_token_goes_to_the_token_service_alone() {
     let rds = Rds::start(&["ASIAWEB web t"]).await;
     let (ca, another) = (Ca::new(), Ca::new());
     let service = Agent::listen(Some(&ca.server()), Box::new(|_: &str| (200, assumed("ASIAWEB", "web", "t")))).await;
-    let options = rds.proxy();
-    let (token, trusted) = (options.file("token", "ey.token"), options.file("trusted.pem", another.pem()));
-    let options = options.env("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()).env("AWS_ROLE_ARN", "arn:aws:iam::1:role/proxy");
-    let options = options.env("AWS_ENDPOINT_URL_STS", &format!("https://localhost:{}", service.address.port()));
-    let proxy = options.env("SSL_CERT_FILE", trusted.to_str().unwrap()).start_unready().await;
+    let proxy = rds.pod(&service, &another).0.start_unready().await;
     assert_eq!(refused(&proxy).await, "57P03");
     proxy.logged("no AWS keys: https://localhost:").await;
     proxy.logged("certificate").await;
