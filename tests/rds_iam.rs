@@ -289,6 +289,22 @@ async fn a_web_identity_has_its_role_from_the_token_service() {
     assert_eq!(rds.judged(), ["good"]);
 }
 
+/// A server that refuses a role is no reason to have the token service make other keys for each connection.
+#[tokio::test]
+async fn keys_that_were_made_a_moment_ago_are_not_made_anew_for_being_refused() {
+    let rds = Rds::start(&["ASIAWEB another t"]).await;
+    let ca = Ca::new();
+    let service = Agent::listen(Some(&ca.server()), Box::new(|_: &str| (200, assumed("ASIAWEB", "web", "t")))).await;
+    let proxy = rds.pod(&service, &ca).0.start_unready().await;
+    assert_eq!(refused(&proxy).await, "28000");
+    eventually("another connection is tried", PATIENCE, async || {
+        refused(&proxy).await;
+        rds.judged().len() > 2
+    })
+    .await;
+    assert_eq!(service.asked(), 1);
+}
+
 /// Its token is worth a role: it goes to nobody whom the system's authorities do not vouch for.
 #[tokio::test]
 async fn a_web_identitys_token_goes_to_the_token_service_alone() {

@@ -27,6 +27,8 @@ use crate::net::since_1970;
 const SPARE: i64 = 300;
 /// For so many seconds nobody is asked again for keys that could not be had: whoever opens a connection meanwhile hears the same at once.
 const RETRY: i64 = 2;
+/// For so many seconds keys that were made for the proxy alone are not made anew because a server refuses them.
+const NEW: i64 = 60;
 /// Keys, and when they end, in seconds since 1970.
 #[derive(Debug, Clone)]
 struct Kept {
@@ -56,6 +58,8 @@ pub struct Aws {
 #[derive(Debug, Default)]
 struct Known {
     kept: Option<Kept>,
+    /// When those were fetched.
+    since: i64,
     /// When they could not be had, and why.
     failed: Option<(i64, String)>,
 }
@@ -103,7 +107,12 @@ impl Aws {
         }
         let mut known = self.known.lock().await;
         let differs = |kept: &Kept| kept.keys.access_key_id != refused.key;
-        known.kept.as_ref().is_some_and(differs) || known.fetch(&self.source).await.is_ok_and(differs)
+        if known.kept.as_ref().is_some_and(differs) {
+            return true;
+        }
+        // What was made a moment ago is refused for another reason than its age.
+        let is_new = self.source.makes_keys() && seconds().saturating_sub(known.since) < NEW;
+        !is_new && known.fetch(&self.source).await.is_ok_and(differs)
     }
 
     async fn keys(&self) -> Result<AwsKeys, String> {
@@ -136,9 +145,11 @@ impl Known {
         if let Some((_, why)) = self.failed.as_ref().filter(|(at, _)| seconds().saturating_sub(*at) < RETRY) {
             return Err(why.clone());
         }
-        match Box::pin(source.fetch()).await {
+        let fetched = tokio::time::timeout(source.limit(), Box::pin(source.fetch())).await;
+        match fetched.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             Ok(fetched) => {
                 self.failed = None;
+                self.since = seconds();
                 Ok(self.kept.insert(fetched))
             }
             Err(why) => {

@@ -14,7 +14,7 @@ use super::Kept;
 use crate::auth::{AwsKeys, end_of_keys};
 use crate::net::fetch::{Fetched, bare, fetch};
 
-/// How long the platform's agent may take for each answer: it is near.
+/// How long the platform's agent may take, for all its answers: it is near.
 const AGENTS_LIMIT: Duration = Duration::from_secs(2);
 /// How long the token service may: it is a name to look up and a handshake away.
 const SERVICES_LIMIT: Duration = Duration::from_secs(5);
@@ -93,6 +93,16 @@ impl Source {
         }
         let endpoint = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| EC2.to_owned());
         Self::Instance { endpoint: endpoint.trim_end_matches('/').to_owned() }
+    }
+
+    /// How long fetching keys may take.
+    pub(super) fn limit(&self) -> Duration {
+        if self.makes_keys() { SERVICES_LIMIT } else { AGENTS_LIMIT }
+    }
+
+    /// Whether each answer has keys of its own, rather than those that hold for the time being.
+    pub(super) fn makes_keys(&self) -> bool {
+        matches!(self, Self::WebIdentity { .. })
     }
 
     /// The keys that there are now.
