@@ -190,8 +190,11 @@ pub fn client_messages(body: &[u8]) {
         assert_eq!(password.len() + 1, body.len());
     }
     if let Ok(text) = message::query(body) {
-        assert!(body.starts_with(text) && !text.contains(&0));
+        assert_eq!([text, &[0]].concat(), body);
         session_state(text);
+    }
+    if let Ok(string) = message::string(body) {
+        assert!(body.starts_with(string) && !string.contains(&0));
     }
     for read in [message::parse, message::bind] {
         if let Ok((name, rest)) = read(body) {

@@ -306,7 +306,7 @@ impl Clerk<'_> {
             b'Q' => message::query(body).ok(),
             b'P' if body.first() == Some(&0) => message::parse(body).ok().map(|(_, text)| text),
             b'B' => match message::bind(body).ok() {
-                Some((_, [])) => message::query(unnamed).ok(),
+                Some((_, [])) => message::string(unnamed).ok(),
                 // It was read when it was prepared.
                 Some((_, name)) => match self.names.find(name) {
                     Some(statement) => return (statement.text(), statement.effects()),

@@ -25,8 +25,17 @@ pub fn password(body: &[u8]) -> Result<&[u8], Malformed> {
     Ok(password)
 }
 
-/// A Query's text.
+/// A Query's text: all but the zero at the end. A message with another one within is refused by the server.
+#[inline]
 pub fn query(body: &[u8]) -> Result<&[u8], Malformed> {
+    match body {
+        [text @ .., 0] => Ok(text),
+        _ => Err(Malformed::Body),
+    }
+}
+
+/// The string at the front: a CommandComplete's tag, an Execute's portal, the text of a definition.
+pub fn string(body: &[u8]) -> Result<&[u8], Malformed> {
     Reader::new(body).string()
 }
 

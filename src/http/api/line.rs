@@ -268,7 +268,7 @@ impl Gathering {
                 self.current.push(body);
             }
             b'C' => {
-                self.current.tag = String::from_utf8_lossy(message::query(body).unwrap_or_default()).into_owned();
+                self.current.tag = String::from_utf8_lossy(message::string(body).unwrap_or_default()).into_owned();
                 self.answers.push(std::mem::take(&mut self.current));
             }
             // An empty statement.

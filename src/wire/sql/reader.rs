@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
 
     /// The effects, and whether they depend on the meaning of backslashes.
     pub(super) fn read(mut self) -> (Effects, bool) {
-        while let Some(token) = self.tokens.next() {
+        while let Some(token) = self.tokens.step() {
             let word = match token {
                 Token::Word(word) => Word::unquoted(word),
                 Token::Quoted(word) => Word::quoted(word),

@@ -164,8 +164,16 @@ impl<'a> Tokens<'a> {
 impl<'a> Iterator for Tokens<'a> {
     type Item = Token<'a>;
 
-    #[inline]
     fn next(&mut self) -> Option<Token<'a>> {
+        self.step()
+    }
+}
+
+impl<'a> Tokens<'a> {
+    /// The next one, for whoever reads all texts that there are: a call for each would cost a third of the walk.
+    #[expect(clippy::inline_always, reason = "the compiler thinks it too large, and there is one such reader")]
+    #[inline(always)]
+    pub(super) fn step(&mut self) -> Option<Token<'a>> {
         let mut text = self.rest;
         loop {
             let (&byte, tail) = text.split_first()?;
