@@ -1,6 +1,7 @@
 //! The tenants' accounts against one upstream: held, reserved, queued, and the server time that each has had. Rules 1 to 3 of the design's admission.
 
-use std::time::{Duration, Instant};
+use crate::net::Moment;
+use std::time::Duration;
 
 use super::pressure::{Around, Halves, Lately, Reading, Sum};
 use super::share::Share;
@@ -104,14 +105,14 @@ pub struct Accounts {
     kept_free: u32,
     /// Where the clock of a tenant stands that wanted nothing so far: at that of the last who was served.
     floor: u64,
-    opened: Instant,
+    opened: Moment,
     halves: Halves,
     tenants: Vec<Account>,
 }
 
 impl Accounts {
     /// Accounts over a budget of `budget` leases, for tenants with these limits.
-    pub fn new(budget: u32, limits: &[Limits], now: Instant) -> Self {
+    pub fn new(budget: u32, limits: &[Limits], now: Moment) -> Self {
         let mut accounts = Self { budget, held: 0, kept_free: 0, floor: 0, opened: now, halves: Halves::default(), tenants: Vec::new() };
         accounts.set_limits(budget, limits);
         accounts
@@ -149,7 +150,7 @@ impl Accounts {
 
     /// The accounts' own reckoning of time, in nanoseconds.
     #[inline]
-    fn at(&self, now: Instant) -> u64 {
+    fn at(&self, now: Moment) -> u64 {
         u64::try_from(now.saturating_duration_since(self.opened).as_nanos()).unwrap_or(u64::MAX)
     }
 
@@ -198,7 +199,7 @@ impl Accounts {
 
     /// A tenant has been given one for a client that has waited for so long.
     #[inline]
-    pub fn hold(&mut self, tenant: TenantId, waited: Duration, now: Instant) {
+    pub fn hold(&mut self, tenant: TenantId, waited: Duration, now: Moment) {
         let (now, floor) = (self.at(now), self.floor);
         self.held += 1;
         let account = self.account(tenant);
@@ -216,7 +217,7 @@ impl Accounts {
 
     /// A tenant has given one back that it has held since then.
     #[inline]
-    pub fn release(&mut self, tenant: TenantId, since: Instant, now: Instant) {
+    pub fn release(&mut self, tenant: TenantId, since: Moment, now: Moment) {
         let (since, now) = (self.at(since), self.at(now));
         self.held -= 1;
         let account = self.account(tenant);
@@ -229,7 +230,7 @@ impl Accounts {
 
     /// A tenant's clock: the server time in nanoseconds that it has had for each unit of its weight.
     #[inline]
-    pub fn clock(&self, tenant: TenantId, now: Instant) -> u64 {
+    pub fn clock(&self, tenant: TenantId, now: Moment) -> u64 {
         self.tenants.get(usize::from(tenant.0)).map_or(self.floor, |account| account.share.clock(self.at(now)))
     }
 
@@ -248,7 +249,7 @@ impl Accounts {
 
     /// A client of a tenant was served from its queue while the oldest of its equals had waited for `oldest`.
     #[inline]
-    pub fn served(&mut self, tenant: TenantId, oldest: Duration, now: Instant) {
+    pub fn served(&mut self, tenant: TenantId, oldest: Duration, now: Moment) {
         let now = self.at(now);
         let account = self.account(tenant);
         account.standing.served(oldest, account.limits.wait, now);
@@ -274,7 +275,7 @@ impl Accounts {
     ///
     /// # Errors
     /// `QueueFull` where as many wait as may; `Hopeless` where its turn would surely come too late.
-    pub fn enqueue(&mut self, request: Request, ahead: u32, now: Instant) -> Result<(), Refusal> {
+    pub fn enqueue(&mut self, request: Request, ahead: u32, now: Moment) -> Result<(), Refusal> {
         let Request { tenant, within, will_be_served } = request;
         let (floor, at) = (self.floor, self.at(now));
         let limits = self.limits(tenant);
@@ -332,7 +333,7 @@ impl Accounts {
     }
 
     /// Takes a look at everything; some times a second.
-    pub fn sample(&mut self, now: Instant) {
+    pub fn sample(&mut self, now: Moment) {
         let turn = self.halves.turn(self.at(now));
         for account in &mut self.tenants {
             account.lately.sample(account.held, account.queued, turn);
@@ -340,7 +341,7 @@ impl Accounts {
     }
 
     /// What can be told of all tenants together.
-    pub fn reading(&self, now: Instant) -> Reading {
+    pub fn reading(&self, now: Moment) -> Reading {
         let mut sum = Sum::default();
         self.tenants.iter().for_each(|account| sum.add(&account.lately));
         let total = |of: fn(&Account) -> u32| self.tenants.iter().map(of).sum::<u32>();
@@ -360,7 +361,7 @@ impl Accounts {
     }
 
     /// What can be told of each tenant that has clients, or has had lately.
-    pub fn readings(&self, now: Instant) -> impl Iterator<Item = (TenantId, Reading)> {
+    pub fn readings(&self, now: Moment) -> impl Iterator<Item = (TenantId, Reading)> {
         let all = self.reading(now).held;
         let present = (0..).map(TenantId).zip(&self.tenants);
         let present = present.filter(|(_, account)| account.clients > 0 || Sum::of(&account.lately).served() > 0);
@@ -407,7 +408,7 @@ mod tests {
     #[test]
     fn a_cap_is_never_passed_and_a_reservation_never_lent() {
         let (a, b) = (TenantId(0), TenantId(1));
-        let now = Instant::now();
+        let now = Moment::START;
         let mut accounts = Accounts::new(4, &[limits(0, 0), limits(0, 2)], now);
         accounts.hold(a, Duration::ZERO, now);
         accounts.hold(a, Duration::ZERO, now);
@@ -426,7 +427,7 @@ mod tests {
     #[test]
     fn who_was_served_less_for_its_weight_is_behind() {
         let (a, b) = (TenantId(0), TenantId(1));
-        let start = Instant::now();
+        let start = Moment::START;
         let later = start + Duration::from_secs(1);
         let mut accounts = Accounts::new(4, &[limits(0, 0), Limits { weight: 4, ..limits(0, 0) }], start);
         accounts.hold(a, Duration::ZERO, start);
@@ -443,7 +444,7 @@ mod tests {
     #[test]
     fn who_cannot_be_served_in_time_is_refused_at_once() {
         let a = TenantId(0);
-        let start = Instant::now();
+        let start = Moment::START;
         let second = Duration::from_secs(1);
         let mut accounts = Accounts::new(2, &[Limits { queue: 100, ..limits(0, 0) }], start);
         let request = Request { tenant: a, within: None, will_be_served: false };
@@ -463,7 +464,7 @@ mod tests {
     #[test]
     fn the_first_leases_of_a_surge_make_nobody_hopeless() {
         let a = TenantId(0);
-        let start = Instant::now();
+        let start = Moment::START;
         let millis = Duration::from_millis;
         let mut accounts = Accounts::new(1, &[Limits { queue: 10_000, ..limits(0, 0) }], start);
         let request = Request { tenant: a, within: None, will_be_served: false };
@@ -492,7 +493,7 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200),
         ) {
             let all: Vec<Limits> = tenants.iter().map(|(most, reserved)| limits(*most, *reserved)).collect();
-            let now = Instant::now();
+            let now = Moment::START;
             let mut accounts = Accounts::new(6, &all, now);
             for (take, who) in steps {
                 let tenant = TenantId(u16::try_from(who.index(all.len())).unwrap());

@@ -5,8 +5,9 @@
 //!
 //! A client may leave from the middle at no cost: what it leaves behind in a queue is passed over when it comes to the front.
 
+use crate::net::Moment;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -37,7 +38,7 @@ pub struct Entry {
     /// Where that worker keeps it.
     pub slot: u32,
     /// Since when it waits.
-    pub since: Instant,
+    pub since: Moment,
     /// Its rank among the clients of its tenant; 0 is the first.
     pub level: u8,
     number: u64,
@@ -52,14 +53,14 @@ pub struct Pick {
     /// The worker that it lives on.
     pub worker: u16,
     /// Since when it waits.
-    pub since: Instant,
+    pub since: Moment,
     /// Where its tenant's clock stands.
     pub clock: u64,
     level: u8,
     /// Its place among equals: the lower goes first.
     order: u64,
     /// Since when the oldest of its equals waits.
-    oldest: Instant,
+    oldest: Moment,
     /// It goes before others for having waited so long.
     is_passed_over: bool,
 }
@@ -112,7 +113,7 @@ impl Queue {
     }
 
     /// Who of this queue is next.
-    fn pick(&mut self, entries: &Slab<Entry>, newest_first: bool, clock: u64, now: Instant) -> Option<Pick> {
+    fn pick(&mut self, entries: &Slab<Entry>, newest_first: bool, clock: u64, now: Moment) -> Option<Pick> {
         let mut best: Option<Pick> = None;
         for level in 0..LEVELS {
             let Some((first, last)) = self.ends(level, entries) else { continue };
@@ -160,7 +161,7 @@ impl Line {
     }
 
     /// A client comes to wait.
-    pub fn join(&mut self, (tenant, level): (TenantId, u8), worker: u16, slot: u32, since: Instant) -> Ticket {
+    pub fn join(&mut self, (tenant, level): (TenantId, u8), worker: u16, slot: u32, since: Moment) -> Ticket {
         self.next_number += 1;
         let number = self.next_number;
         let key = self.entries.insert(Entry { tenant, worker, slot, since, level, number });
@@ -194,7 +195,7 @@ impl Line {
     }
 
     /// Takes the next to be served among the tenants that may hold one more, preferring equals on `worker`.
-    pub fn next(&mut self, accounts: &mut Accounts, worker: u16, now: Instant) -> Option<Entry> {
+    pub fn next(&mut self, accounts: &mut Accounts, worker: u16, now: Moment) -> Option<Entry> {
         let pick = self.first(accounts, Some(worker), now)?;
         accounts.served(pick.tenant, now.saturating_duration_since(pick.oldest), now);
         let entry = self.remove(pick.key);
@@ -224,7 +225,7 @@ impl Line {
     }
 
     /// Who is next among the tenants that may hold one more, preferring equals on `worker`.
-    pub fn first(&mut self, accounts: &Accounts, worker: Option<u16>, now: Instant) -> Option<Pick> {
+    pub fn first(&mut self, accounts: &Accounts, worker: Option<u16>, now: Moment) -> Option<Pick> {
         let mut best: Option<Pick> = None;
         let mut near: Option<Pick> = None;
         for queue in &mut self.queues {
@@ -275,17 +276,17 @@ mod tests {
     const A: TenantId = TenantId(0);
     const B: TenantId = TenantId(1);
 
-    fn accounts(now: Instant) -> Accounts {
+    fn accounts(now: Moment) -> Accounts {
         Accounts::new(10, &[Limits::default(), Limits { most: Some(1), ..Limits::default() }], now)
     }
 
-    fn served(line: &mut Line, accounts: &mut Accounts, now: Instant) -> Vec<u32> {
+    fn served(line: &mut Line, accounts: &mut Accounts, now: Moment) -> Vec<u32> {
         std::iter::from_fn(|| line.next(accounts, 0, now)).map(|entry| entry.slot).collect()
     }
 
     #[test]
     fn first_come_first_served_where_nobody_is_behind() {
-        let now = Instant::now();
+        let now = Moment::START;
         let (mut line, mut accounts) = (Line::default(), accounts(now));
         for slot in 0..4 {
             line.join((TenantId(u16::from(slot % 2 == 1)), 0), 0, slot, now + Duration::from_nanos(slot.into()));
@@ -295,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_tenant_that_is_behind_goes_first() {
-        let start = Instant::now();
+        let start = Moment::START;
         let later = start + Duration::from_millis(50);
         let (mut line, mut accounts) = (Line::default(), accounts(start));
         accounts.hold(A, Duration::ZERO, start);
@@ -306,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_tenant_at_its_cap_is_passed_over_and_keeps_its_place() {
-        let now = Instant::now();
+        let now = Moment::START;
         let (mut line, mut accounts) = (Line::default(), accounts(now));
         accounts.hold(B, Duration::ZERO, now);
         line.join((B, 0), 0, 7, now);
@@ -318,7 +319,7 @@ mod tests {
 
     #[test]
     fn within_a_tenant_who_has_had_little_goes_first_but_not_for_ever() {
-        let start = Instant::now();
+        let start = Moment::START;
         let (mut line, mut accounts) = (Line::default(), accounts(start));
         line.join((A, 3), 0, 1, start);
         line.join((A, 0), 0, 2, start + Duration::from_millis(10));
@@ -344,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_standing_queue_serves_the_newest_of_equals() {
-        let start = Instant::now();
+        let start = Moment::START;
         let at = |millis: u64| start + Duration::from_millis(millis);
         let (mut line, mut accounts) = (Line::default(), accounts(start));
         accounts.enqueue(crate::admission::Request { tenant: A, within: None, will_be_served: false }, 0, start).unwrap();
@@ -366,7 +367,7 @@ mod tests {
 
     #[test]
     fn who_has_left_is_not_served_and_who_was_served_cannot_leave() {
-        let now = Instant::now();
+        let now = Moment::START;
         let (mut line, mut accounts) = (Line::default(), accounts(now));
         let first = line.join((A, 0), 0, 1, now);
         let second = line.join((A, 0), 0, 2, now);
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_neighbour_goes_first_only_within_the_age_bound() {
-        let now = Instant::now();
+        let now = Moment::START;
         let (mut line, mut accounts) = (Line::default(), accounts(now));
         line.join((A, 0), 0, 1, now);
         line.join((A, 0), 1, 2, now + Duration::from_millis(2));

@@ -1,7 +1,8 @@
 //! Quotas over time: transactions and logins per second, server time per minute. Token buckets, kept as the moment at which the bucket is full again (the generic
 //! cell rate algorithm): one word each.
 
-use std::time::{Duration, Instant};
+use crate::net::Moment;
+use std::time::Duration;
 
 /// So much of something over time, and so much of it at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub enum Exceeded {
 /// What a tenant has used, by all its clients.
 #[derive(Debug)]
 pub struct Usage {
-    opened: Instant,
+    opened: Moment,
     transactions: Bucket,
     logins: Bucket,
     server_time: Bucket,
@@ -81,11 +82,11 @@ const MINUTE: u64 = 60_000_000_000;
 
 impl Usage {
     /// Nothing used so far.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Moment) -> Self {
         Self { opened: now, transactions: Bucket::default(), logins: Bucket::default(), server_time: Bucket::default() }
     }
 
-    fn at(&self, now: Instant) -> u64 {
+    fn at(&self, now: Moment) -> u64 {
         u64::try_from(now.saturating_duration_since(self.opened).as_nanos()).unwrap_or(u64::MAX)
     }
 
@@ -93,7 +94,7 @@ impl Usage {
     ///
     /// # Errors
     /// Which quota is used up, and for how long.
-    pub fn begin(&mut self, quotas: &Quotas, now: Instant) -> Result<(), (Exceeded, Duration)> {
+    pub fn begin(&mut self, quotas: &Quotas, now: Moment) -> Result<(), (Exceeded, Duration)> {
         let now = self.at(now);
         if quotas.server_seconds > 0 {
             // What is used is known only at the end: one may begin as long as anything is left.
@@ -104,7 +105,7 @@ impl Usage {
     }
 
     /// A server connection was held for so long.
-    pub fn held(&mut self, quotas: &Quotas, held: Duration, now: Instant) {
+    pub fn held(&mut self, quotas: &Quotas, held: Duration, now: Moment) {
         let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
         if let Some(cost) = held.saturating_mul(60).checked_div(quotas.server_seconds.into()) {
             self.server_time.charge(cost, self.at(now));
@@ -115,7 +116,7 @@ impl Usage {
     ///
     /// # Errors
     /// How long until one may.
-    pub fn log_in(&mut self, quotas: &Quotas, now: Instant) -> Result<(), (Exceeded, Duration)> {
+    pub fn log_in(&mut self, quotas: &Quotas, now: Moment) -> Result<(), (Exceeded, Duration)> {
         let Some(pace) = quotas.logins else { return Ok(()) };
         self.logins.take(pace.each, pace.depth, self.at(now)).map_err(|wait| (Exceeded::Logins, wait))
     }
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_the_pace_holds() {
-        let start = Instant::now();
+        let start = Moment::START;
         let quotas = Quotas { transactions: Pace::per_second(10, 3), ..Quotas::default() };
         let mut usage = Usage::new(start);
         for _ in 0..3 {
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn server_time_may_be_overdrawn_once_and_is_paid_back() {
-        let start = Instant::now();
+        let start = Moment::START;
         let quotas = Quotas { server_seconds: 6, ..Quotas::default() };
         let mut usage = Usage::new(start);
         assert_eq!(usage.begin(&quotas, start), Ok(()));
@@ -160,7 +161,7 @@ mod tests {
             burst in 1u32..50,
             gaps in prop::collection::vec(0u64..5_000_000, 1..500),
         ) {
-            let start = Instant::now();
+            let start = Moment::START;
             let quotas = Quotas { logins: Pace::per_second(count, burst), ..Quotas::default() };
             let mut usage = Usage::new(start);
             let (mut now, mut passed) = (start, Vec::new());
@@ -173,7 +174,7 @@ mod tests {
             }
             for (first, at) in passed.iter().enumerate() {
                 for (last, until) in passed.iter().enumerate().skip(first) {
-                    let most = f64::from(burst) + until.duration_since(*at).as_secs_f64() * f64::from(count) * 1.001;
+                    let most = f64::from(burst) + (*until - *at).as_secs_f64() * f64::from(count) * 1.001;
                     prop_assert!(f64::from(u32::try_from(last - first + 1).unwrap()) <= most + 1e-6);
                 }
             }

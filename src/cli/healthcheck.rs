@@ -165,7 +165,7 @@ mod tests {
     fn silence_ends_with_the_timeout() {
         let began = now();
         assert!(told("", 100).is_err());
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(now() - began < Duration::from_secs(5));
     }
 
     #[test]

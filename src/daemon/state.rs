@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ use crate::http::Operations;
 use crate::metrics::{
     By, HISTORY_EVERY, History, Lifecycle, PoolState, Pressure, PressureState, ProcessState, ServerState, Snapshot, UpstreamState,
 };
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::pool::ledger::{PoolId, State};
 use crate::pool::{Pool, Upstream};
 use crate::session::House;
@@ -29,7 +29,7 @@ pub struct Process {
     house: Arc<House>,
     stage: Cell<Lifecycle>,
     started: SystemTime,
-    began: Instant,
+    began: Moment,
     orders: UnboundedSender<Ordered>,
     period: RefCell<Option<Period>>,
     history: RefCell<History>,

@@ -9,11 +9,13 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::moment::Moment;
 use super::timer::Timer;
 
 /// How coarse the clock is: nothing that was asked for in advance is later than this, and two ticks are no closer together.
@@ -25,12 +27,12 @@ pub const SLOWEST: Duration = Duration::from_millis(100);
 /// The clock of one worker.
 #[derive(Debug)]
 pub struct Clock {
-    now: Cell<Instant>,
+    now: Cell<Moment>,
     /// When it will tick.
-    next: Cell<Instant>,
+    next: Cell<Moment>,
     /// How far apart two ticks are when nothing is due in between.
     pace: Cell<Duration>,
-    sleepers: RefCell<Slab<(Instant, Waker)>>,
+    sleepers: RefCell<Slab<(Moment, Waker)>>,
     timer: Timer,
 }
 
@@ -50,7 +52,7 @@ impl Clock {
     }
 
     /// The time at the last tick: at most [`SLOWEST`] ago unless the worker is busy.
-    pub fn coarse(&self) -> Instant {
+    pub fn coarse(&self) -> Moment {
         self.now.get()
     }
 
@@ -61,7 +63,7 @@ impl Clock {
     }
 
     /// Notes the time and wakes whoever has slept long enough. `due` is when something else is to be looked at.
-    pub fn tick(&self, now: Instant, due: Option<Instant>) {
+    pub fn tick(&self, now: Moment, due: Option<Moment>) {
         self.now.set(now);
         let (mut first, mut awake) = (due, Vec::new());
         for (_, (until, waker)) in &*self.sleepers.borrow() {
@@ -81,14 +83,14 @@ impl Clock {
 
     /// There is to be a tick at this time, or a [`TICK`] from now.
     #[inline]
-    pub fn by(&self, at: Instant) {
+    pub fn by(&self, at: Moment) {
         if at < self.next.get() {
             self.hurry(at);
         }
     }
 
     #[cold]
-    fn hurry(&self, at: Instant) {
+    fn hurry(&self, at: Moment) {
         let now = now();
         let at = at.max(now + TICK);
         if at < self.next.get() {
@@ -124,7 +126,7 @@ impl Clock {
     }
 
     /// Waits until a tick finds the time past `until`. Cancel safe.
-    pub fn sleep_until(self: &Rc<Self>, until: Instant) -> Sleep {
+    pub fn sleep_until(self: &Rc<Self>, until: Moment) -> Sleep {
         Sleep { clock: Rc::clone(self), until, place: None }
     }
 
@@ -141,8 +143,17 @@ impl Clock {
 }
 
 /// The one place where workers ask what time it is.
+#[inline]
+pub fn now() -> Moment {
+    let start = *START.get_or_init(instant);
+    Moment::START + instant().saturating_duration_since(start)
+}
+
+/// When this process asked first.
+static START: OnceLock<Instant> = OnceLock::new();
+
 #[expect(clippy::disallowed_methods, reason = "this is the edge where time comes in")]
-pub fn now() -> Instant {
+fn instant() -> Instant {
     Instant::now()
 }
 
@@ -155,7 +166,7 @@ pub fn since_1970() -> Duration {
 #[derive(Debug)]
 pub struct Sleep {
     clock: Rc<Clock>,
-    until: Instant,
+    until: Moment,
     place: Option<usize>,
 }
 

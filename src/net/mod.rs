@@ -12,6 +12,7 @@ pub mod fetch;
 mod handed_over;
 mod io;
 mod listen;
+mod moment;
 mod pause;
 mod peer;
 mod portable;
@@ -29,5 +30,6 @@ pub use error::{ConnectError, HandshakeError, ListenError, NegotiationError, Tls
 pub use handed_over::HandedOver;
 pub use io::Io;
 pub use listen::{Bound, ListenAt, Listener};
+pub use moment::Moment;
 pub use peer::Peer;
 pub use portable::Portable;

@@ -4,7 +4,8 @@
 //! that doubles and is never the same twice, whether anybody waits or not. For a while after it has opened new clients wait, for servers restart and
 //! standbys are promoted; after that they are refused at once, until an opening succeeds.
 
-use std::time::{Duration, Instant};
+use crate::net::Moment;
+use std::time::Duration;
 
 use super::ledger::PoolId;
 
@@ -21,8 +22,8 @@ pub struct Circuit {
 
 #[derive(Debug)]
 struct Open {
-    since: Instant,
-    try_at: Instant,
+    since: Moment,
+    try_at: Moment,
     pause: Duration,
     /// Whose opening has failed, and will be tried again.
     pool: PoolId,
@@ -45,7 +46,7 @@ impl Circuit {
     }
 
     /// An opening for `pool` has found nobody, and no connection is left; `jitter` is from 0 to 1. Whether that is news.
-    pub fn failed(&mut self, now: Instant, pool: PoolId, jitter: f64) -> bool {
+    pub fn failed(&mut self, now: Moment, pool: PoolId, jitter: f64) -> bool {
         let spread = |pause: Duration| pause.mul_f64(0.5 + jitter);
         match &mut self.open {
             None => {
@@ -72,17 +73,17 @@ impl Circuit {
 
     /// Whether one more may be opened while `opening` are under way.
     #[inline]
-    pub fn may_open(&self, opening: u32, now: Instant) -> bool {
+    pub fn may_open(&self, opening: u32, now: Moment) -> bool {
         self.open.as_ref().is_none_or(|open| opening == 0 && now >= open.try_at)
     }
 
     /// For which pool an opening should be tried now, though nobody may want one.
-    pub fn probe(&self, opening: u32, now: Instant) -> Option<PoolId> {
+    pub fn probe(&self, opening: u32, now: Moment) -> Option<PoolId> {
         self.open.as_ref().filter(|open| opening == 0 && now >= open.try_at).map(|open| open.pool)
     }
 
     /// Whether there is hope for who waits. There is none where the upstream has never answered: then it is more likely that it is named wrongly.
-    pub fn is_hopeful(&self, now: Instant) -> bool {
+    pub fn is_hopeful(&self, now: Moment) -> bool {
         self.open.as_ref().is_none_or(|open| self.was_up && now < open.since + self.window)
     }
 }
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn one_is_tried_at_a_time_after_a_pause_that_doubles() {
-        let (mut circuit, start) = (Circuit::new(WINDOW), Instant::now());
+        let (mut circuit, start) = (Circuit::new(WINDOW), Moment::START);
         assert!(circuit.may_open(7, start));
         assert!(circuit.failed(start, POOL, 0.5));
         assert!(!circuit.failed(start, POOL, 0.5), "a second that was under way");
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn no_two_pauses_are_alike() {
-        let (mut one, mut two, start) = (Circuit::new(WINDOW), Circuit::new(WINDOW), Instant::now());
+        let (mut one, mut two, start) = (Circuit::new(WINDOW), Circuit::new(WINDOW), Moment::START);
         one.failed(start, POOL, 0.0);
         two.failed(start, POOL, 1.0);
         let between = start + FIRST_PAUSE;
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn there_is_hope_for_a_while_where_there_was_ever_an_answer() {
-        let (mut circuit, start) = (Circuit::new(WINDOW), Instant::now());
+        let (mut circuit, start) = (Circuit::new(WINDOW), Moment::START);
         circuit.failed(start, POOL, 0.5);
         assert!(!circuit.is_hopeful(start), "it was never there");
         circuit.answered();

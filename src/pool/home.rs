@@ -1,9 +1,9 @@
 //! Where an upstream was found last, and for how long clients have waited in vain: what its failures leave behind between openings. Bookkeeping only.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::TargetSessionAttrs;
-use crate::net::Address;
+use crate::net::{Address, Moment};
 use crate::upstream::{Choice, Fresh, Role, Target};
 
 /// All connections are not given up more often than this: what makes a server look moved may be a client's doing, or a name's with many addresses.
@@ -14,7 +14,7 @@ const SELDOM: Duration = Duration::from_secs(5);
 pub(super) struct Home {
     found: Option<(usize, Address)>,
     was_primary: bool,
-    retired: Option<Instant>,
+    retired: Option<Moment>,
 }
 
 impl Home {
@@ -24,7 +24,7 @@ impl Home {
     }
 
     /// A connection has been opened. Whether the upstream is elsewhere now, so that all others lead to where it was.
-    pub(super) fn arrived(&mut self, fresh: &Fresh, target: &Target, now: Instant) -> bool {
+    pub(super) fn arrived(&mut self, fresh: &Fresh, target: &Target, now: Moment) -> bool {
         self.found_at((fresh.place, &fresh.card.address), &fresh.addresses, (fresh.role, target.wanted), now)
     }
 
@@ -33,7 +33,7 @@ impl Home {
         (place, address): (usize, &Address),
         all: &[Address],
         (role, wanted): (Role, Option<TargetSessionAttrs>),
-        now: Instant,
+        now: Moment,
     ) -> bool {
         use TargetSessionAttrs::{Primary, ReadWrite};
         let is_primary = role.standby == Some(false);
@@ -48,7 +48,7 @@ impl Home {
 
     /// A server has said that it is read-only, which it `reports` to be a standby for. Whether all connections should be given up for it: not where
     /// standbys are wanted, or whatever there is.
-    pub(super) fn refused_a_write(&mut self, reports: Option<bool>, wanted: Option<TargetSessionAttrs>, now: Instant) -> bool {
+    pub(super) fn refused_a_write(&mut self, reports: Option<bool>, wanted: Option<TargetSessionAttrs>, now: Moment) -> bool {
         use TargetSessionAttrs::{Primary, ReadWrite};
         let is_wrong = reports == Some(true) && wanted.is_none_or(|wanted| matches!(wanted, Primary | ReadWrite));
         if !is_wrong || !self.is_due(now) {
@@ -59,7 +59,7 @@ impl Home {
         true
     }
 
-    fn is_due(&mut self, now: Instant) -> bool {
+    fn is_due(&mut self, now: Moment) -> bool {
         if self.retired.is_some_and(|at| now.saturating_duration_since(at) < SELDOM) {
             return false;
         }
@@ -77,12 +77,12 @@ pub(super) enum QueueTime {
     /// It stands still: the upstream has ceased to answer, and is hoped to come back.
     Stands,
     /// It runs again since then.
-    Since(Instant),
+    Since(Moment),
 }
 
 impl QueueTime {
     /// Whether who waits since then has waited for `limit`.
-    pub(super) fn is_over(self, since: Instant, limit: Duration, now: Instant) -> bool {
+    pub(super) fn is_over(self, since: Moment, limit: Duration, now: Moment) -> bool {
         let since = match self {
             Self::Runs => since,
             Self::Stands => return false,
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_primary_whose_name_leads_elsewhere_has_moved() {
-        let (mut home, now) = (Home::default(), Instant::now());
+        let (mut home, now) = (Home::default(), Moment::START);
         assert!(!home.found_at((0, &at(1)), &[at(1)], (PRIMARY, None), now), "it was never anywhere");
         assert!(!home.found_at((0, &at(2)), &[at(2), at(1)], (PRIMARY, None), now), "one of several addresses");
         assert!(home.found_at((0, &at(3)), &[at(3)], (PRIMARY, None), now));
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_name_of_many_standbys_leads_to_any() {
-        let (mut home, now) = (Home::default(), Instant::now());
+        let (mut home, now) = (Home::default(), Moment::START);
         for port in 1..5 {
             assert!(!home.found_at((0, &at(port)), &[at(port)], (STANDBY, None), now));
         }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_refused_write_counts_only_where_writes_are_meant_to_be_possible() {
-        let (mut home, now) = (Home::default(), Instant::now());
+        let (mut home, now) = (Home::default(), Moment::START);
         assert!(!home.refused_a_write(Some(false), None, now), "the client's own read-only transaction");
         assert!(!home.refused_a_write(None, None, now), "nobody knows");
         assert!(!home.refused_a_write(Some(true), Some(TargetSessionAttrs::Any), now));
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_not_held_against_those_who_wait() {
-        let (start, limit) = (Instant::now(), Duration::from_secs(5));
+        let (start, limit) = (Moment::START, Duration::from_secs(5));
         assert!(QueueTime::Runs.is_over(start, limit, start + limit));
         assert!(!QueueTime::Stands.is_over(start, limit, start + 2 * limit));
         let back = QueueTime::Since(start + limit);

@@ -6,14 +6,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::ledger::ServerId;
 use super::local::{Kept, Local};
 use super::shared::Pool;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::upstream::{Broken, Role, Server};
 
 /// One server connection in the hands of one client.
@@ -67,7 +66,7 @@ impl Lease {
 
     /// Gives a settled connection back; one that is not settled, or that the next client must not find as it is, is put in order first.
     #[inline]
-    pub fn give_back(mut self, now: Instant) {
+    pub fn give_back(mut self, now: Moment) {
         let state = &self.server().state;
         let clean = state.owed.is_settled() && state.frames.at_edge() && !state.owed.is_doubtful() && !state.dirty && !state.signs.ends;
         if state.signs.refused_a_write {
@@ -102,7 +101,7 @@ impl Lease {
     }
 
     /// Gives back a connection that its client never used.
-    pub(super) fn give_back_unused(mut self, now: Instant) {
+    pub(super) fn give_back_unused(mut self, now: Moment) {
         if let Some(kept) = self.kept.take() {
             self.local.take_back(self.id, kept, now);
         }
@@ -119,7 +118,7 @@ impl Lease {
 
     /// Whether the connection has lain idle so long that it should be asked for a sign of life before use.
     #[inline]
-    pub fn wants_check(&self, now: Instant) -> bool {
+    pub fn wants_check(&self, now: Moment) -> bool {
         let kept = self.kept();
         now.saturating_duration_since(kept.server.state.last_used) >= kept.pool.upstream.times.load().check_after
     }

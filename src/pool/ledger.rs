@@ -15,7 +15,7 @@ mod paused;
 mod supply;
 mod words;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -26,14 +26,15 @@ use self::leases::Leases;
 use super::circuit::Circuit;
 use super::ramp::{Ramp, Trouble};
 use crate::admission::{Accounts, Entry, Limits, Line, Refusal, Request, TenantId, Ticket};
+use crate::net::Moment;
 
 #[derive(Debug)]
 struct Book {
     pool: PoolId,
     state: State,
     worker: u16,
-    since: Instant,
-    retire_at: Option<Instant>,
+    since: Moment,
+    retire_at: Option<Moment>,
     generation: u32,
 }
 
@@ -64,7 +65,7 @@ pub struct Ledger {
     /// The most that there may be just now.
     budget: u32,
     leases: Leases,
-    began: Instant,
+    began: Moment,
     workers: u16,
     servers: Slab<Book>,
     pools: Slab<Pool>,
@@ -79,13 +80,13 @@ pub struct Ledger {
     /// Connections that listen for all clients of their pool; they are not among the leases.
     listening: u32,
     /// Before this it is no use to look again for an idle connection that could be closed for a waiter.
-    look_again: Instant,
+    look_again: Moment,
     jitter: u64,
 }
 
 impl Ledger {
     /// An empty ledger for at most `budget` connections, used by `workers` workers.
-    pub fn new(budget: u32, workers: u16, limits: &[Limits], now: Instant) -> Self {
+    pub fn new(budget: u32, workers: u16, limits: &[Limits], now: Moment) -> Self {
         Self {
             configured: budget,
             budget,
@@ -108,7 +109,7 @@ impl Ledger {
     }
 
     /// Applies a new budget and new limits. Connections beyond a budget that shrank are closed as they become idle.
-    pub fn set_limits(&mut self, budget: u32, limits: &[Limits], now: Instant, steps: &mut Vec<Step>) {
+    pub fn set_limits(&mut self, budget: u32, limits: &[Limits], now: Moment, steps: &mut Vec<Step>) {
         self.configured = budget;
         self.budget = budget;
         self.accounts.set_limits(budget, limits);
@@ -196,7 +197,7 @@ impl Ledger {
     }
 
     /// Since when a connection has been in its state; an idle one since it was given back.
-    pub fn since(&self, server: ServerId) -> Option<Instant> {
+    pub fn since(&self, server: ServerId) -> Option<Moment> {
         self.servers.get(server.0 as usize).map(|book| book.since)
     }
 
@@ -207,7 +208,7 @@ impl Ledger {
 
     /// An idle connection of a pool that `worker` has, for a client that would not wait.
     #[inline]
-    pub fn take(&mut self, now: Instant, pool: PoolId, tenant: TenantId, worker: u16) -> Option<ServerId> {
+    pub fn take(&mut self, now: Moment, pool: PoolId, tenant: TenantId, worker: u16) -> Option<ServerId> {
         if !self.accounts.may_hold(tenant) {
             return None;
         }
@@ -225,7 +226,7 @@ impl Ledger {
     ///
     /// # Errors
     /// `QueueFull`, or `Hopeless` where its turn would come too late.
-    pub fn request(&mut self, now: Instant, pool: PoolId, claim: Claim, from: Waiter, steps: &mut Vec<Step>) -> Result<Answer, Refusal> {
+    pub fn request(&mut self, now: Moment, pool: PoolId, claim: Claim, from: Waiter, steps: &mut Vec<Step>) -> Result<Answer, Refusal> {
         let Claim { tenant, level, within } = claim;
         if let Some(server) = self.take(now, pool, tenant, from.worker) {
             return Ok(Answer::Take(server));
@@ -260,7 +261,7 @@ impl Ledger {
 
     /// A settled connection comes back from its holder, who is served or, where that took too long, is not.
     #[inline]
-    pub fn give_back(&mut self, now: Instant, server: ServerId, is_done: bool, steps: &mut Vec<Step>) -> Next {
+    pub fn give_back(&mut self, now: Moment, server: ServerId, is_done: bool, steps: &mut Vec<Step>) -> Next {
         self.relieve(now, server, is_done);
         let next = if self.is_worn_out(now, server) { Next::Close } else { self.next_use(now, server) };
         if next == Next::Close {
@@ -272,7 +273,7 @@ impl Ledger {
 
     /// A connection's holder, if it has one, holds it no more, and is done with it or not.
     #[inline]
-    fn relieve(&mut self, now: Instant, server: ServerId, is_done: bool) {
+    fn relieve(&mut self, now: Moment, server: ServerId, is_done: bool) {
         let book = &self.servers[server.0 as usize];
         if let State::Leased(tenant) | State::Mending(tenant) = book.state {
             let (since, ends_well) = (book.since, is_done && matches!(book.state, State::Leased(_)));
@@ -283,7 +284,7 @@ impl Ledger {
         }
     }
 
-    fn lease(&mut self, now: Instant, server: ServerId, entry: &Entry) -> Waiter {
+    fn lease(&mut self, now: Moment, server: ServerId, entry: &Entry) -> Waiter {
         // Held before it leaves the queue: its tenant has been waiting until now.
         self.accounts.hold(entry.tenant, now.saturating_duration_since(entry.since), now);
         self.left(entry);
@@ -294,7 +295,7 @@ impl Ledger {
         Waiter { worker: entry.worker, slot: entry.slot }
     }
 
-    fn is_worn_out(&self, now: Instant, server: ServerId) -> bool {
+    fn is_worn_out(&self, now: Moment, server: ServerId) -> bool {
         let book = &self.servers[server.0 as usize];
         let is_old = book.generation != self.generation || book.retire_at.is_some_and(|at| now >= at);
         let pool = &self.pools[book.pool.0 as usize];
@@ -310,7 +311,7 @@ impl Ledger {
     }
 
     /// A connection will not be used again and is being closed; it counts until `closed`.
-    pub fn closing(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) {
+    pub fn closing(&mut self, now: Moment, server: ServerId, steps: &mut Vec<Step>) {
         self.relieve(now, server, false);
         let book = &mut self.servers[server.0 as usize];
         let (was_idle, pool, worker) = (book.state == State::Idle, book.pool, book.worker);
@@ -322,7 +323,7 @@ impl Ledger {
     }
 
     /// A connection is gone.
-    pub fn closed(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) {
+    pub fn closed(&mut self, now: Moment, server: ServerId, steps: &mut Vec<Step>) {
         self.relieve(now, server, false);
         let book = self.servers.remove(server.0 as usize);
         self.pool(book.pool).total -= 1;
@@ -339,7 +340,7 @@ impl Ledger {
     }
 
     /// A connection is open and logged in to, on its worker; `answered` has been told already.
-    pub fn opened(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) -> Next {
+    pub fn opened(&mut self, now: Moment, server: ServerId, steps: &mut Vec<Step>) -> Next {
         self.ramp.succeeded();
         let book = &self.servers[server.0 as usize];
         let (pool, worker) = (book.pool, book.worker);

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use slab::Slab;
@@ -16,7 +16,7 @@ use super::ledger::{Answer, Claim, Next, ServerId, Step, Waiter};
 use super::mail::{Job, Mail};
 use super::shared::{Pool, Upstream};
 use crate::admission::{Refusal, Ticket};
-use crate::net::{Clock, now};
+use crate::net::{Clock, Moment, now};
 use crate::upstream::{Broken, Card, Server, Sign};
 use crate::wire::say;
 
@@ -109,7 +109,7 @@ impl Local {
     /// # Errors
     /// When admission refuses, or the pool has just failed.
     #[inline]
-    pub fn request(self: &Rc<Self>, pool: &Arc<Pool>, claim: Claim, now: Instant) -> Result<Attempt, Unavailable> {
+    pub fn request(self: &Rc<Self>, pool: &Arc<Pool>, claim: Claim, now: Moment) -> Result<Attempt, Unavailable> {
         loop {
             let taken = pool.upstream.ledger.lock().take(now, pool.id, claim.tenant, self.worker);
             let Some(id) = taken else { return self.queue(pool, claim, now).map(Attempt::Wait) };
@@ -124,7 +124,7 @@ impl Local {
 
     /// Takes a place in the queue.
     #[cold]
-    fn queue(self: &Rc<Self>, pool: &Arc<Pool>, claim: Claim, now: Instant) -> Result<Wait, Unavailable> {
+    fn queue(self: &Rc<Self>, pool: &Arc<Pool>, claim: Claim, now: Moment) -> Result<Wait, Unavailable> {
         if let Some(why) = pool.is_hopeless(now) {
             return Err(Unavailable::Broken(why));
         }
@@ -173,7 +173,7 @@ impl Local {
 
     /// A settled connection comes back: to the next waiter, or to the shelf, or to its end.
     #[inline]
-    pub(super) fn take_back(self: &Rc<Self>, id: ServerId, mut kept: Box<Kept>, now: Instant) {
+    pub(super) fn take_back(self: &Rc<Self>, id: ServerId, mut kept: Box<Kept>, now: Moment) {
         let upstream = Arc::clone(&kept.pool.upstream);
         kept.server.state.last_used = now;
         let mut steps = Vec::new();
@@ -457,12 +457,12 @@ pub struct Wait {
     pool: Arc<Pool>,
     slot: usize,
     ticket: Option<Ticket>,
-    since: Instant,
+    since: Moment,
 }
 
 impl Wait {
     /// Since when it waits.
-    pub fn since(&self) -> Instant {
+    pub fn since(&self) -> Moment {
         self.since
     }
 }

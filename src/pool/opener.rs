@@ -57,11 +57,11 @@ async fn open(pool: Arc<Pool>, server: ServerId, worker: u16) {
     match opened {
         Ok((tls, travelling)) => {
             upstream.note_open(server, Open { card: Arc::clone(travelling.card()), tls, at: SystemTime::now() });
-            upstream.numbers.connected(ConnectOutcome::Ok, began.elapsed());
+            upstream.numbers.connected(ConnectOutcome::Ok, now() - began);
             upstream.send(worker, Mail::Opened { pool, server, travelling });
         }
         Err(why) => {
-            note_failure(&upstream, &pool, &why, began.elapsed());
+            note_failure(&upstream, &pool, &why, now() - began);
             upstream.open_failed(now(), &pool, server, why);
         }
     }

@@ -1,6 +1,7 @@
 //! How many connections may be opening at once: slow start, as in rule 7 of admission; and what a pool's own failures have to do with it.
 
-use std::time::{Duration, Instant};
+use crate::net::Moment;
+use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -9,7 +10,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Pause {
     next: Duration,
-    not_before: Option<Instant>,
+    not_before: Option<Moment>,
 }
 
 impl Default for Pause {
@@ -20,12 +21,12 @@ impl Default for Pause {
 
 impl Pause {
     /// Whether it is over.
-    pub fn is_over(&self, now: Instant) -> bool {
+    pub fn is_over(&self, now: Moment) -> bool {
         self.not_before.is_none_or(|at| now >= at)
     }
 
     /// One more failure.
-    pub fn lengthen(&mut self, now: Instant) {
+    pub fn lengthen(&mut self, now: Moment) {
         self.not_before = Some(now + self.next);
         self.next = (self.next * 2).min(LONGEST_PAUSE);
     }
@@ -46,7 +47,7 @@ impl Ramp {
     }
 
     /// Whether one more may be opened while `opening` are under way.
-    pub fn may_open(&self, opening: u32, now: Instant) -> bool {
+    pub fn may_open(&self, opening: u32, now: Moment) -> bool {
         opening < self.window && self.pause.is_over(now)
     }
 
@@ -57,7 +58,7 @@ impl Ramp {
     }
 
     /// An opening has failed: fewer at once, and none for a while.
-    pub fn failed(&mut self, now: Instant) {
+    pub fn failed(&mut self, now: Moment) {
         self.halve();
         self.pause.lengthen(now);
     }
@@ -80,14 +81,14 @@ pub struct Trouble {
 
 impl Trouble {
     /// The server lets nobody in as this user, or not into this database.
-    pub fn refused(&mut self, now: Instant) {
+    pub fn refused(&mut self, now: Moment) {
         self.is_refused = true;
         self.pause.lengthen(now);
     }
 
     /// The server, or what it allows this user or database, is full while the pool has `live` connections: these are enough for a while. Then one more is
     /// tried at a time.
-    pub fn full(&mut self, live: u32, now: Instant) {
+    pub fn full(&mut self, live: u32, now: Moment) {
         self.is_refused = false;
         self.most = Some(live);
         self.pause.lengthen(now);
@@ -107,13 +108,13 @@ impl Trouble {
 
     /// Whether one more may be opened while the pool has `total`, `opening` of which are under way.
     #[inline]
-    pub fn may_open(&self, total: u32, opening: u32, now: Instant) -> bool {
+    pub fn may_open(&self, total: u32, opening: u32, now: Moment) -> bool {
         let has_room = self.most.is_none_or(|most| total < most || opening == 0);
         has_room && self.pause.is_over(now)
     }
 
     /// Whether who asks now had better be told so at once.
-    pub fn is_hopeless(&self, now: Instant) -> bool {
+    pub fn is_hopeless(&self, now: Moment) -> bool {
         self.is_refused && !self.pause.is_over(now)
     }
 }
@@ -124,7 +125,7 @@ mod tests {
 
     #[test]
     fn it_doubles_and_halves_within_its_bounds() {
-        let (mut ramp, now) = (Ramp::new(12), Instant::now());
+        let (mut ramp, now) = (Ramp::new(12), Moment::START);
         assert!(ramp.may_open(1, now) && !ramp.may_open(2, now));
         for _ in 0..10 {
             ramp.succeeded();
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_full_server_is_tried_with_one_at_a_time_beyond_what_it_had_room_for() {
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        let (mut trouble, now) = (Trouble::default(), Moment::START);
         trouble.full(3, now);
         assert!(!trouble.may_open(3, 0, now) && !trouble.is_hopeless(now), "who waits is served by those that there are");
         let later = now + FIRST_PAUSE;
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_taken_for_granted_only_for_a_moment() {
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        let (mut trouble, now) = (Trouble::default(), Moment::START);
         trouble.refused(now);
         assert!(trouble.is_hopeless(now) && !trouble.may_open(0, 0, now));
         let later = now + FIRST_PAUSE;

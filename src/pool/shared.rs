@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -17,7 +17,7 @@ use crate::admission::Limits;
 use crate::auth::KeyCache;
 use crate::config::PoolMode;
 use crate::metrics::UpstreamNumbers;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::upstream::{self, Broken, Card, Fresh, Functions, Kind, Login, SharedSettings, Statements, Target};
 use crate::wire::startup::Replication;
 
@@ -213,7 +213,7 @@ impl Upstream {
     }
 
     /// Applies a budget and tenants' limits at once, and how connections are kept.
-    pub fn set_limits(&self, now: Instant, budget: u32, limits: &[Limits], keep: Keep) -> Vec<Step> {
+    pub fn set_limits(&self, now: Moment, budget: u32, limits: &[Limits], keep: Keep) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut ledger = self.ledger.lock();
         for pool in &self.pools.read().by_id {
@@ -258,7 +258,7 @@ impl Upstream {
     }
 
     /// A connection is gone: its place in the budget is free again.
-    pub fn closed(self: &Arc<Self>, now: Instant, server: ServerId, here: Option<u16>) -> Vec<Step> {
+    pub fn closed(self: &Arc<Self>, now: Moment, server: ServerId, here: Option<u16>) -> Vec<Step> {
         let mut steps = Vec::new();
         self.cards.lock().remove(&server);
         self.ledger.lock().closed(now, server, &mut steps);
@@ -335,7 +335,7 @@ impl Upstream {
     }
 
     /// An opening has failed: the pool's waiters hear why, unless there is still hope for them.
-    pub fn open_failed(self: &Arc<Self>, now: Instant, pool: &Pool, server: ServerId, why: Broken) {
+    pub fn open_failed(self: &Arc<Self>, now: Moment, pool: &Pool, server: ServerId, why: Broken) {
         let (kind, why) = (why.kind(), Arc::new(why));
         let failure = match kind {
             Kind::Unreachable => Failure::Unreachable,
@@ -377,7 +377,7 @@ impl Upstream {
     }
 
     /// Keeps the ledger's time: what is due is closed and opened, and who waits for an upstream that has been away for too long is told.
-    pub fn sweep(self: &Arc<Self>, now: Instant) {
+    pub fn sweep(self: &Arc<Self>, now: Moment) {
         let mut steps = Vec::new();
         let dismissed = {
             let mut ledger = self.ledger.lock();
@@ -391,7 +391,7 @@ impl Upstream {
     }
 
     /// Takes a look at how its limit does.
-    pub fn look(self: &Arc<Self>, now: Instant) {
+    pub fn look(self: &Arc<Self>, now: Moment) {
         let mut steps = Vec::new();
         self.ledger.lock().look(now, &mut steps);
         self.post(&mut steps, None);
@@ -403,7 +403,7 @@ impl Upstream {
     }
 
     /// Every connection there is.
-    pub fn servers(&self, now: Instant) -> Vec<ServerEntry> {
+    pub fn servers(&self, now: Moment) -> Vec<ServerEntry> {
         let pools = self.pools();
         let cards = self.cards.lock().clone();
         let ledger = self.ledger.lock();
@@ -435,12 +435,12 @@ pub struct Around {
 
 impl Pool {
     /// Whether a client that has waited for a connection since then has waited for as long as `limit`; outages and pauses are left out.
-    pub fn has_waited(&self, since: Instant, limit: Duration, now: Instant) -> bool {
+    pub fn has_waited(&self, since: Moment, limit: Duration, now: Moment) -> bool {
         self.queue_time.lock().is_over(since, limit, now) && self.upstream.queue_time.lock().is_over(since, limit, now)
     }
 
     /// Nobody gets a connection until [`resume`](Self::resume); what is in use is closed when it comes back.
-    pub fn pause(&self, now: Instant) {
+    pub fn pause(&self, now: Moment) {
         *self.queue_time.lock() = QueueTime::Stands;
         let mut steps = Vec::new();
         self.upstream.ledger.lock().pause(self.id, now, &mut steps);
@@ -448,7 +448,7 @@ impl Pool {
     }
 
     /// Those who wait are served again.
-    pub fn resume(&self, now: Instant) {
+    pub fn resume(&self, now: Moment) {
         *self.queue_time.lock() = QueueTime::Since(now);
         let mut steps = Vec::new();
         self.upstream.ledger.lock().resume(self.id, now, &mut steps);
@@ -466,14 +466,14 @@ impl Pool {
     }
 
     /// Its connections are closed: those that are idle now, the others when they come back.
-    pub fn retire(&self, now: Instant) {
+    pub fn retire(&self, now: Moment) {
         let mut steps = Vec::new();
         self.upstream.ledger.lock().retire_pool(self.id, now, &mut steps);
         self.upstream.post(&mut steps, None);
     }
 
     /// Why a client that wants a connection had better be refused at once, if so.
-    pub fn is_hopeless(&self, now: Instant) -> Option<Arc<Broken>> {
+    pub fn is_hopeless(&self, now: Moment) -> Option<Arc<Broken>> {
         let hopeless = self.upstream.ledger.lock().is_hopeless(self.id, now);
         hopeless.then(|| self.why()).flatten()
     }

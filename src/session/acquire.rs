@@ -5,7 +5,6 @@
 use std::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use super::client::{Client, Wish};
 use super::inspect::HELD;
@@ -14,7 +13,7 @@ use super::relay::First;
 use super::watch::Signal;
 use crate::fault::Fault;
 use crate::metrics::CancelCause;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::pool::ledger::{Claim, Presence};
 use crate::pool::{Attempt, Lease, Wait, with_scratch};
 use crate::upstream::{Broken, ServerError};
@@ -22,13 +21,13 @@ use crate::upstream::{Broken, ServerError};
 impl Client {
     /// What this client asks for a server connection with.
     #[inline]
-    fn claim(&self, now: Instant) -> Claim {
+    fn claim(&self, now: Moment) -> Claim {
         let within = self.watch.timing().until.map(|until| until.saturating_duration_since(now));
         Claim { tenant: self.watch.tenant.borrow().id, level: self.watch.recent().level(self.worker.period()), within }
     }
 
     /// Comes by a server connection that is ready for this client, or by none: then the client has heard why, or leaves.
-    pub(super) async fn acquire(&mut self, wish: Wish, began: Instant) {
+    pub(super) async fn acquire(&mut self, wish: Wish, began: Moment) {
         // Of what is awaited here, nothing may take more room than a lease does: see `live`.
         let wait = match self.ask(&wish, began) {
             Asked::Done => return,
@@ -43,7 +42,7 @@ impl Client {
 
     /// Asks for a server connection, and takes one that suits.
     #[inline]
-    fn ask(&mut self, wish: &Wish, began: Instant) -> Asked {
+    fn ask(&mut self, wish: &Wish, began: Moment) -> Asked {
         self.worker.rouse(self.slot, &self.watch);
         let in_scratch = if let Wish::Scratch(count) = wish { Some(*count) } else { None };
         let until = match self.may_begin(in_scratch, began) {
@@ -74,14 +73,14 @@ impl Client {
     }
 
     /// The client has a place in the queue.
-    fn waits(&mut self, wait: Wait, began: Instant) -> Waiting<'_> {
+    fn waits(&mut self, wait: Wait, began: Moment) -> Waiting<'_> {
         self.watch.enter(Phase::Waiting, began);
         Waiting { client: self, wait, began }
     }
 
     /// A server connection is the client's, which has asked for one when it `began`, and is ready for its words.
     #[inline]
-    fn take(&mut self, lease: Lease, first: First, began: Instant, at: Instant) {
+    fn take(&mut self, lease: Lease, first: First, began: Moment, at: Moment) {
         self.watch.tenant.borrow().numbers.queue_wait.observe(at.saturating_duration_since(began));
         self.leased = Some((lease, first, at));
     }
@@ -96,7 +95,7 @@ impl Client {
 
     /// When the time is over for what the client wants to begin.
     #[inline]
-    fn may_begin(&self, in_scratch: Option<usize>, began: Instant) -> Result<Option<Instant>, Box<Fault>> {
+    fn may_begin(&self, in_scratch: Option<usize>, began: Moment) -> Result<Option<Moment>, Box<Fault>> {
         let until = self.time_left(in_scratch, began).map_err(|()| Box::new(Fault::Deadline))?;
         let allowed = self.watch.tenant.borrow().begin(began);
         allowed.map_err(|(which, wait)| Box::new(Fault::Quota { whose: self.whose(), which, wait }))?;
@@ -105,12 +104,12 @@ impl Client {
 
     /// Whether a connection can be used by this client as it is.
     #[inline]
-    fn suits(&self, lease: &Lease, now: Instant) -> bool {
+    fn suits(&self, lease: &Lease, now: Moment) -> bool {
         Arc::ptr_eq(&lease.server().state.settings, &self.settings) && !lease.wants_check(now) && !self.is_undone
     }
 
     /// Waits, checks and prepares.
-    async fn acquire_slowly(&mut self, mut next: Next, began: Instant) {
+    async fn acquire_slowly(&mut self, mut next: Next, began: Moment) {
         loop {
             let mut lease = match next {
                 Next::Leave => return self.leave(),
@@ -188,7 +187,7 @@ enum Next {
 struct Waiting<'a> {
     client: &'a mut Client,
     wait: Wait,
-    began: Instant,
+    began: Moment,
 }
 
 impl Waiting<'_> {

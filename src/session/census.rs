@@ -1,11 +1,11 @@
 //! What is told of clients to operators: plain data, taken on the clients' own worker.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::phase::Phase;
 use super::pins::Pin;
 use super::watch::Watch;
-use crate::net::Peer;
+use crate::net::{Moment, Peer};
 use crate::pool::ledger::{PoolId, ServerId};
 use crate::wire::startup::Replication;
 
@@ -87,7 +87,7 @@ pub struct ClientEntry {
 }
 
 impl ClientEntry {
-    pub(super) fn of(id: u32, watch: &Watch, now: Instant) -> Self {
+    pub(super) fn of(id: u32, watch: &Watch, now: Moment) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (timing, key) = (watch.timing(), &watch.pool.key);
         let holds = matches!(timing.phase, Phase::Running | Phase::Open | Phase::Pinned);

@@ -7,7 +7,7 @@ use std::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -24,7 +24,7 @@ use super::watch::{Signal, Watch};
 use super::worker::Worker;
 use crate::fault::{Fault, Whose};
 use crate::metrics::Party;
-use crate::net::{Io, now, since_1970};
+use crate::net::{Io, Moment, now, since_1970};
 use crate::pool::switchboard::Subscription;
 use crate::pool::{Lease, with_scratch};
 use crate::upstream::Settings;
@@ -59,7 +59,7 @@ pub struct Client {
     /// Bytes of a dropped message that are still to come.
     skip: u32,
     /// A server connection that has just been had, and where the bytes for it are.
-    pub(super) leased: Option<(Lease, First, Instant)>,
+    pub(super) leased: Option<(Lease, First, Moment)>,
     /// The client's place among those that keep a server connection.
     pub(super) pin_slot: Option<Box<PinSlot>>,
     /// Its transaction was undone because its time was over, and it has not heard of that, or not ended it yet.

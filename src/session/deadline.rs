@@ -3,7 +3,7 @@
 //! `SET pgweir.deadline_ms = N` is answered here, without a server: what is to bound the wait for one must not wait for one. In the middle of a transaction or
 //! of a batch the server answers in its place, by a statement that changes nothing.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -11,7 +11,7 @@ use super::client::Client;
 use super::watch::Deadline;
 use crate::config::PoolMode;
 use crate::fault::Fault;
-use crate::net::{now, since_1970};
+use crate::net::{Moment, now, since_1970};
 use crate::pool::{Lease, with_scratch};
 use crate::upstream::Broken;
 use crate::wire::sql::{self, Effects, NEUTRAL, Term};
@@ -211,7 +211,7 @@ impl Client {
     }
 
     fn execute_term(&mut self, total: usize, out: &mut BytesMut) -> bool {
-        let Ok(portal) = message::query(&self.held[5..total - 4]) else { return false };
+        let Ok(portal) = message::string(&self.held[5..total - 4]) else { return false };
         let bound = self.own.as_ref().and_then(|own| own.portal.as_ref());
         let Some(term) = bound.filter(|(known, _)| **known == *portal).map(|(_, term)| *term) else { return false };
         match self.heed_term(term) {
@@ -306,7 +306,7 @@ impl Client {
     /// # Errors
     /// It is over.
     #[inline]
-    pub(super) fn time_left(&self, in_scratch: Option<usize>, began: Instant) -> Result<Option<Instant>, ()> {
+    pub(super) fn time_left(&self, in_scratch: Option<usize>, began: Moment) -> Result<Option<Moment>, ()> {
         let told = match in_scratch {
             Some(count) => with_scratch(|scratch| self.told(&scratch[..count])),
             None => self.told(&self.held),

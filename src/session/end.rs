@@ -1,13 +1,11 @@
 //! How a lease ends: what becomes of the server connection, and what its client is to hear.
 
-use std::time::Instant;
-
 use super::examine::Change;
 use super::relay::Relay;
 use crate::config::PoolMode;
 use crate::fault::Fault;
 use crate::metrics::CancelCause;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::wire::Malformed;
 
 /// How a lease ended.
@@ -16,37 +14,37 @@ pub enum End {
     /// All is answered.
     Settled {
         /// When.
-        at: Instant,
+        at: Moment,
     },
     /// All is answered, and what is left in the session is to be found out.
     Examine(Box<Change>),
     /// The client has gone, or was cut.
     Gone {
         /// When.
-        at: Instant,
+        at: Moment,
     },
     /// The session must end, and the client must hear this.
     Fault {
         /// What.
         fault: Box<Fault>,
         /// When.
-        at: Instant,
+        at: Moment,
     },
     /// The server connection broke before it took a byte; the client holds what it was for.
     Unsent {
         /// When.
-        at: Instant,
+        at: Moment,
     },
     /// The time of its caller was over inside a transaction, which is being undone; the client hears of that when it goes on.
     Overdue {
         /// When.
-        at: Instant,
+        at: Moment,
     },
 }
 
 impl End {
     /// When.
-    pub fn at(&self) -> Instant {
+    pub fn at(&self) -> Moment {
         match self {
             Self::Settled { at } | Self::Gone { at } | Self::Fault { at, .. } | Self::Unsent { at } | Self::Overdue { at } => *at,
             Self::Examine(change) => change.at,
@@ -130,7 +128,7 @@ impl Relay<'_> {
     }
 
     #[cold]
-    fn end_for_examination(mut self, at: Instant) -> End {
+    fn end_for_examination(mut self, at: Moment) -> End {
         let (pin, examination) = (self.pinned, self.inspector.take_examination());
         self.lease.server_mut().state.dirty |= self.inspector.is_dirty();
         self.inspector.forget();
@@ -156,7 +154,7 @@ impl Relay<'_> {
     }
 
     #[cold]
-    fn end_badly(mut self, stop: Stop, at: Instant) -> End {
+    fn end_badly(mut self, stop: Stop, at: Moment) -> End {
         if matches!(stop, Stop::Unsent) {
             return End::Unsent { at };
         }

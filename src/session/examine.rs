@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -15,7 +14,7 @@ use super::client::Client;
 use super::pins::{Examination, Pin, Pins};
 use super::relay::First;
 use crate::fault::Fault;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::pool::Lease;
 use crate::upstream::{Broken, Known, Reported, Server, Settings};
 use crate::wire::sql::{PinReason, Touched};
@@ -45,7 +44,7 @@ pub struct Change {
     /// The client has not been told yet that the server is ready.
     pub holds_ready: bool,
     /// When the last answer came.
-    pub at: Instant,
+    pub at: Moment,
 }
 
 /// What the session has of [`Pins::ASKED`], in that order.

@@ -1,9 +1,10 @@
 //! Log lines that would come by the thousand: one of a kind is logged at once, those that follow within a second are counted and told together.
 
+use crate::net::Moment;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For so long lines of a kind are folded into the one before.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -12,7 +13,7 @@ const KINDS: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Fold {
-    since: Instant,
+    since: Moment,
     folded: u32,
 }
 
@@ -22,7 +23,7 @@ pub struct Folding<K>(RefCell<HashMap<K, Fold, foldhash::fast::RandomState>>);
 
 impl<K: Copy + Eq + Hash> Folding<K> {
     /// Whether a line of this kind is to be logged now; else it is counted.
-    pub fn is_first(&self, kind: K, now: Instant) -> bool {
+    pub fn is_first(&self, kind: K, now: Moment) -> bool {
         let mut folds = self.0.borrow_mut();
         if let Some(fold) = folds.get_mut(&kind) {
             fold.folded = fold.folded.saturating_add(1);
@@ -35,7 +36,7 @@ impl<K: Copy + Eq + Hash> Folding<K> {
     }
 
     /// The kinds whose time is over, each with how many lines of it were counted and not logged.
-    pub fn due(&self, now: Instant) -> Vec<(K, u32)> {
+    pub fn due(&self, now: Moment) -> Vec<(K, u32)> {
         let mut due = Vec::new();
         self.0.borrow_mut().retain(|kind, fold| {
             if now.saturating_duration_since(fold.since) < WINDOW {
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_comes_by_the_thousand_is_told_once_a_second() {
-        let (folding, start) = (Folding::<usize>::default(), Instant::now());
+        let (folding, start) = (Folding::<usize>::default(), Moment::START);
         assert!(folding.is_first(3, start) && folding.is_first(0, start));
         assert!((0..1000).all(|_| !folding.is_first(3, start)));
         assert_eq!(folding.due(start + WINDOW / 2), []);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -20,7 +20,7 @@ use crate::auth::{Secret, random};
 use crate::config::{AuthMethod, Config, Database, PoolMode};
 use crate::fault::{Fault, Whose};
 use crate::metrics::LoginOutcome;
-use crate::net::{Io, Peer, now};
+use crate::net::{Io, Moment, Peer, now};
 use crate::pool::ledger::Claim;
 use crate::pool::ledger::Keep;
 use crate::pool::{Attempt, Pool, PoolKey, Profile, auth_query};
@@ -81,7 +81,7 @@ type Entered = (Rc<Watch>, u32, Arc<Settings>, Admitted);
 /// Logs one client in.
 ///
 /// Not cancel safe: a dropped future closes the connection. On failure the connection is still there, to say so.
-pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: Instant) -> Result<Entered, Failed> {
+pub async fn log_in(hello: &mut Hello, peer: Peer, worker: &Rc<Worker>, began: Moment) -> Result<Entered, Failed> {
     let arrival = Arrival::of(hello, peer, worker);
     let minor = arrival.negotiate(hello).await?;
     let tenant = arrival.tenant(hello);

@@ -37,7 +37,7 @@ mod watch;
 mod worker;
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -48,7 +48,7 @@ use login::{Failed, LoggedIn};
 
 use crate::fault::Fault;
 use crate::metrics::Party;
-use crate::net::{Io, Peer, now, since_1970};
+use crate::net::{Io, Moment, Peer, now, since_1970};
 use crate::wire::startup::Startup;
 
 pub use census::{ClientEntry, Protection, Victims};
@@ -113,7 +113,7 @@ async fn enter(door: Door, io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Cli
 }
 
 /// Logs a client in that has said who it is, in what is left of so long since it `began`.
-async fn settle(mut hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, (began, limit): (Instant, Duration)) -> Option<Client> {
+async fn settle(mut hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, (began, limit): (Moment, Duration)) -> Option<Client> {
     let left = (began + limit).saturating_duration_since(now());
     let outcome = worker.clock.within(left, Box::pin(login::log_in(&mut hello, peer, worker, began))).await;
     match outcome.unwrap_or(Err(Failed::With(Fault::LoginTimeout))) {

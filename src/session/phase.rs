@@ -5,9 +5,10 @@
 //!             \________________________________/
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::metrics::ClientState;
+use crate::net::Moment;
 
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +47,13 @@ pub struct Timing {
     /// What it does.
     pub phase: Phase,
     /// Since when.
-    pub since: Instant,
+    pub since: Moment,
     /// Since when its transaction is open.
-    pub transaction_since: Option<Instant>,
+    pub transaction_since: Option<Moment>,
     /// When the time is over that its caller has left for what it does.
-    pub until: Option<Instant>,
+    pub until: Option<Moment>,
     /// Since when it has not taken a byte that was for it.
-    pub stalled_since: Option<Instant>,
+    pub stalled_since: Option<Moment>,
     /// Whether its running query has been told to end already.
     pub cancelling: bool,
     /// Whether its socket has been told to watch out for a silent peer.
@@ -110,18 +111,18 @@ pub enum Due {
 const UNWATCHED: Duration = Duration::from_millis(500);
 
 /// What is due, if anything.
-pub fn due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Due> {
+pub fn due(timing: &Timing, limits: &Limits, now: Moment) -> Option<Due> {
     ahead(timing, limits).into_iter().flatten().find(|(at, _)| *at <= now).map(|(_, due)| due)
 }
 
 /// When something will be due that is not yet, if the client goes on with what it does.
-pub fn next_due(timing: &Timing, limits: &Limits, now: Instant) -> Option<Instant> {
+pub fn next_due(timing: &Timing, limits: &Limits, now: Moment) -> Option<Moment> {
     ahead(timing, limits).into_iter().flatten().map(|(at, _)| at).filter(|at| *at > now).min()
 }
 
 /// What lies ahead of a client that goes on with what it does, and when. What comes first here is done where several are due.
-fn ahead(timing: &Timing, limits: &Limits) -> [Option<(Instant, Due)>; 6] {
-    let after = |since: Option<Instant>, limit: Option<Duration>, due: fn(Duration) -> Due| {
+fn ahead(timing: &Timing, limits: &Limits) -> [Option<(Moment, Due)>; 6] {
+    let after = |since: Option<Moment>, limit: Option<Duration>, due: fn(Duration) -> Due| {
         let limit = limit?;
         Some((since?.checked_add(limit)?, due(limit)))
     };
@@ -154,7 +155,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn timing(phase: Phase, since: Instant) -> Timing {
+    fn timing(phase: Phase, since: Moment) -> Timing {
         Timing { phase, since, transaction_since: None, until: None, stalled_since: None, cancelling: false, watched: true }
     }
 
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn each_phase_has_its_own_limit() {
-        let start = Instant::now();
+        let start = Moment::START;
         let later = start + SECOND;
         let expected = [
             (Phase::Login, None),
@@ -191,14 +192,14 @@ mod tests {
 
     #[test]
     fn e4_idle_in_transaction_is_not_for_a_query_that_runs() {
-        let start = Instant::now();
+        let start = Moment::START;
         let limits = Limits { idle_transaction: Some(SECOND), ..Limits::default() };
         assert_eq!(due(&timing(Phase::Running, start), &limits, start + 100 * SECOND), None);
     }
 
     #[test]
     fn who_holds_up_others_may_be_idle_for_less_long() {
-        let start = Instant::now();
+        let start = Moment::START;
         let limits = Limits { idle_transaction: Some(3 * SECOND), contended_idle_transaction: Some(SECOND), ..Limits::default() };
         let open = timing(Phase::Open, start);
         assert_eq!(due(&open, &limits, start + SECOND), Some(Due::Yield(SECOND)));
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_transaction_is_ended_by_cancel_while_it_runs_and_by_force_while_it_does_not() {
-        let start = Instant::now();
+        let start = Moment::START;
         let limits = Limits { transaction: Some(SECOND), ..Limits::default() };
         let mut open = timing(Phase::Open, start + SECOND);
         open.transaction_since = Some(start);
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_deadline_holds_wherever_somebody_works_or_waits_for_the_client() {
-        let start = Instant::now();
+        let start = Moment::START;
         for (phase, what) in [
             (Phase::Waiting, Some(Due::Deadline)),
             (Phase::Running, Some(Due::Deadline)),
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn who_does_not_read_is_cut_whatever_else_it_does() {
-        let start = Instant::now();
+        let start = Moment::START;
         let mut stalled = timing(Phase::Running, start + SECOND);
         stalled.stalled_since = Some(start);
         assert_eq!(due(&stalled, &limits(), start + SECOND), Some(Due::Cut));
@@ -256,7 +257,7 @@ mod tests {
             limits in proptest::array::uniform7(proptest::option::of(1..40_u64)),
             (cancelling, watched) in proptest::prelude::any::<(bool, bool)>(),
         ) {
-            let before = Instant::now();
+            let before = Moment::START;
             let start = before + SECOND;
             let after = |ms: u64| start + Duration::from_millis(20 * ms);
             let phases = [Phase::Login, Phase::Idle, Phase::Waiting, Phase::Running, Phase::Open, Phase::Pinned];
@@ -289,7 +290,7 @@ mod tests {
 
     #[test]
     fn only_long_leases_are_watched_by_the_kernel() {
-        let start = Instant::now();
+        let start = Moment::START;
         let mut running = timing(Phase::Running, start);
         running.watched = false;
         assert_eq!(due(&running, &Limits::default(), start + UNWATCHED / 2), None);

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 
 use super::relay::Relay;
 use super::watch::{Tenant, Watch};
 use crate::fault::{Fault, Whose};
-use crate::net::{Peer, now};
+use crate::net::{Moment, Peer, now};
 use crate::wire::sql::{PinReason, Touched};
 
 /// Why a client keeps its server connection beyond a transaction.
@@ -137,7 +136,7 @@ pub struct PinSlot {
     peer: Peer,
     reason: &'static str,
     digest: u64,
-    since: Instant,
+    since: Moment,
 }
 
 impl PinSlot {

@@ -7,7 +7,7 @@
 use std::io;
 
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::ahead::Ahead;
 use super::channels::Ears;
@@ -23,7 +23,7 @@ use super::watch::Signal;
 use crate::config::PoolMode;
 use crate::fault::Fault;
 use crate::metrics::CancelCause;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::pool::{Lease, with_scratch};
 use crate::upstream::{State, note_reported};
 use crate::wire::Status;
@@ -55,9 +55,9 @@ pub struct Relay<'a> {
     pub(super) inspector: Inspector,
     /// What the server has not taken yet; the same for the client is in `client.unsent`.
     pub(super) to_server: Vec<u8>,
-    pub(super) began: Instant,
+    pub(super) began: Moment,
     /// Since when what is asked is at work; where nothing is, when the last was answered.
-    pub(super) request_began: Instant,
+    pub(super) request_began: Moment,
     pub(super) pinned: Option<Pin>,
     /// The server connection has taken some bytes of this client's.
     pub(super) server_has_bytes: bool,
@@ -84,7 +84,7 @@ pub struct Relay<'a> {
 impl<'a> Relay<'a> {
     /// A lease that begins.
     #[inline]
-    pub fn new(client: &'a mut Client, lease: Lease, began: Instant) -> Self {
+    pub fn new(client: &'a mut Client, lease: Lease, began: Moment) -> Self {
         client.watch.enter(Phase::Running, began);
         client.watch.set_server(lease.id());
         client.watch.set(|timing| timing.transaction_since = Some(began));
@@ -150,7 +150,7 @@ impl<'a> Relay<'a> {
     }
 
     /// The client has kept its server connection, and has asked nothing of it yet.
-    fn go_on(&mut self, now: Instant) {
+    fn go_on(&mut self, now: Moment) {
         let Some((pins, before)) = self.client.kept.take() else { return };
         self.inspector.resume(pins);
         self.client.watch.enter(Phase::Pinned, now);
@@ -481,7 +481,7 @@ impl<'a> Relay<'a> {
 
     /// The lease goes on although the server has answered.
     #[cold]
-    fn rest(&mut self, status: Status, owes: bool, settled: bool, now: Instant) {
+    fn rest(&mut self, status: Status, owes: bool, settled: bool, now: Moment) {
         let phase = match (owes, settled) {
             (true, _) => Phase::Running,
             (false, true) => Phase::Pinned,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::{Denied, Secret, Verifier, random};
 use crate::config::{Config, ServerAuth, User};
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::upstream::ServerSecret;
 
 /// How many made verifiers are kept; beyond that they are made anew for each login.
@@ -28,7 +28,7 @@ pub struct Secrets {
     process_key: [u8; 32],
     verifiers: Mutex<HashMap<String, Made>>,
     /// Passwords that came in the clear and were right, by a digest that only this process can make, and when.
-    believed: Mutex<HashMap<[u8; 32], Instant>>,
+    believed: Mutex<HashMap<[u8; 32], Moment>>,
 }
 
 /// A verifier, and what it was made from: another upstream's user of the same name, or the same user later, may have another password.

@@ -2,10 +2,11 @@
 //!
 //! Where nobody wants that, nothing is kept and a request pays one comparison.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::relay::Relay;
 use crate::config::{Log, LogQueries};
+use crate::net::Moment;
 use crate::wire::message;
 use crate::wire::sql;
 
@@ -77,7 +78,7 @@ impl Relay<'_> {
 
     /// A request has been answered and is to be told.
     #[cold]
-    pub(super) fn tell_request(&self, telling: Telling, took: Duration, at: Instant) {
+    pub(super) fn tell_request(&self, telling: Telling, took: Duration, at: Moment) {
         let Some(Asked(asked)) = self.asked.as_deref() else { return };
         let (watch, worker) = (&self.client.watch, &self.client.worker);
         let digest = sql::digest(asked);

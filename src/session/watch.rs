@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use super::pins::Pin;
 use super::telling::Telling;
 use crate::admission::{Exceeded, Quotas, Recent, TenantId, Usage};
 use crate::metrics::TenantShard;
-use crate::net::{Clock, Peer};
+use crate::net::{Clock, Moment, Peer};
 use crate::pool::Pool;
 use crate::pool::ledger::{Presence, ServerId};
 use crate::upstream::Settings;
@@ -58,7 +58,7 @@ pub enum Deadline {
     #[default]
     None,
     /// It ends then.
-    At(Instant),
+    At(Moment),
     /// There is none.
     Over,
 }
@@ -113,7 +113,7 @@ impl Tenant {
     /// # Errors
     /// Which quota is used up, and for how long.
     #[inline]
-    pub fn begin(&self, now: Instant) -> Result<(), (Exceeded, Duration)> {
+    pub fn begin(&self, now: Moment) -> Result<(), (Exceeded, Duration)> {
         self.quotas.as_ref().map_or(Ok(()), |quotas| self.usage.lock().begin(quotas, now))
     }
 }
@@ -132,7 +132,7 @@ pub struct Watch {
     pub strict: bool,
     /// Its tenant; replaced by a reload.
     pub tenant: RefCell<Rc<Tenant>>,
-    timing: Cell<Timing>,
+    timing: RefCell<Timing>,
     /// What its caller has said of the time that is left.
     deadline: Cell<Deadline>,
     /// The time that each of its transactions may take, waiting included; 0 is no limit.
@@ -172,7 +172,7 @@ impl Watch {
         peer: Peer,
         (pool, strict, budget_ms): (Arc<Pool>, bool, u32),
         tenant: Rc<Tenant>,
-        now: Instant,
+        now: Moment,
     ) -> Rc<Self> {
         let timing = Timing {
             phase: Phase::Idle,
@@ -191,7 +191,7 @@ impl Watch {
             pool,
             strict,
             tenant: RefCell::new(tenant),
-            timing: Cell::new(timing),
+            timing: RefCell::new(timing),
             deadline: Cell::default(),
             budget_ms,
             recent: Cell::default(),
@@ -246,13 +246,13 @@ impl Watch {
     /// What it does since when.
     #[inline]
     pub fn timing(&self) -> Timing {
-        self.timing.get()
+        *self.timing.borrow()
     }
 
     /// It goes into another phase.
     #[inline]
-    pub fn enter(&self, phase: Phase, now: Instant) {
-        let mut timing = self.timing.get();
+    pub fn enter(&self, phase: Phase, now: Moment) {
+        let timing = &mut *self.timing.borrow_mut();
         let pinned = self.pin.get().is_some();
         let (from, to) = (timing.phase.state(pinned), phase.state(pinned));
         if from != to {
@@ -261,15 +261,12 @@ impl Watch {
         timing.phase = phase;
         timing.since = now;
         timing.cancelling = false;
-        self.timing.set(timing);
     }
 
     /// Changes what it does since when, but not its phase.
     #[inline]
     pub fn set(&self, change: impl FnOnce(&mut Timing)) {
-        let mut timing = self.timing.get();
-        change(&mut timing);
-        self.timing.set(timing);
+        change(&mut self.timing.borrow_mut());
     }
 
     /// Its caller says how much time is left.
@@ -282,7 +279,7 @@ impl Watch {
     /// # Errors
     /// It is over already. A deadline that has passed while its client was idle was another invocation's, and is forgotten.
     #[inline]
-    pub fn until(&self, began: Instant, told: Option<Duration>, now: Instant) -> Result<Option<Instant>, ()> {
+    pub fn until(&self, began: Moment, told: Option<Duration>, now: Moment) -> Result<Option<Moment>, ()> {
         let named = match self.deadline.get() {
             Deadline::None => None,
             Deadline::Over => {
@@ -298,7 +295,7 @@ impl Watch {
         Ok(self.earliest(named, began, told, now))
     }
 
-    fn earliest(&self, named: Option<Instant>, began: Instant, told: Option<Duration>, now: Instant) -> Option<Instant> {
+    fn earliest(&self, named: Option<Moment>, began: Moment, told: Option<Duration>, now: Moment) -> Option<Moment> {
         let budget = (self.budget_ms > 0).then(|| began + Duration::from_millis(self.budget_ms.into()));
         let told = told.and_then(|told| now.checked_add(told));
         let until = named.into_iter().chain(budget).chain(told).min()?;
@@ -308,7 +305,7 @@ impl Watch {
 
     /// The same for what goes on: a deadline that has passed meanwhile holds.
     #[inline]
-    pub fn still_until(&self, began: Instant, told: Option<Duration>, now: Instant) -> Option<Instant> {
+    pub fn still_until(&self, began: Moment, told: Option<Duration>, now: Moment) -> Option<Moment> {
         let named = match self.deadline.get() {
             Deadline::None => None,
             Deadline::Over => Some(now),
@@ -325,7 +322,7 @@ impl Watch {
 
     /// It has held a server connection for so long.
     #[inline]
-    pub fn has_held(&self, held: Duration, period: u32, now: Instant) {
+    pub fn has_held(&self, held: Duration, period: u32, now: Moment) {
         let tenant = self.tenant.borrow();
         tenant.numbers.lease.observe(held);
         if let Some(quotas) = &tenant.quotas {
@@ -339,7 +336,7 @@ impl Watch {
     /// It has left something on its server connection, or has nothing there any more.
     pub fn set_pin(&self, pin: Option<Pin>) {
         let was = self.pin.replace(pin);
-        let phase = self.timing.get().phase;
+        let phase = self.timing.borrow().phase;
         let (from, to) = (phase.state(was.is_some()), phase.state(pin.is_some()));
         if from != to {
             self.tenant.borrow().numbers.moved(from, to);
@@ -361,7 +358,7 @@ impl Watch {
 
     /// It leaves.
     pub fn gone(&self) {
-        let state = self.timing.get().phase.state(self.pin.get().is_some());
+        let state = self.timing.borrow().phase.state(self.pin.get().is_some());
         self.tenant.borrow().numbers.clients[state.index()].add(-1);
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -18,7 +18,7 @@ use super::spares::Spares;
 use super::turnstile::Turnstile;
 use super::watch::{Signal, Tenant, Watch};
 use crate::metrics::CancelCause;
-use crate::net::{Clock, SLOWEST, TICK, now};
+use crate::net::{Clock, Moment, SLOWEST, TICK, now};
 use crate::pool::Local;
 use crate::pool::ledger::Presence;
 
@@ -66,9 +66,9 @@ pub struct Worker {
     tenants: RefCell<HashMap<String, Vec<Option<Rc<Tenant>>>>>,
     draining: Cell<bool>,
     /// When it began to keep time.
-    began: Instant,
+    began: Moment,
     /// When all are looked at the next time.
-    roll_call: Cell<Instant>,
+    roll_call: Cell<Moment>,
     period: Cell<u32>,
     /// What logins pass.
     pub turnstile: Rc<Turnstile>,
@@ -189,7 +189,7 @@ impl Worker {
     }
 
     /// Looks at everybody whose time is kept, and says when the first of them is to be looked at again; called once a tick.
-    pub fn sweep(self: &Rc<Self>, now: Instant) -> Option<Instant> {
+    pub fn sweep(self: &Rc<Self>, now: Moment) -> Option<Moment> {
         let passed = now.saturating_duration_since(self.began).as_millis() / PERIOD.as_millis();
         // The number of a period may begin anew.
         self.period.set(u32::try_from(passed & u128::from(u32::MAX)).unwrap_or(0));
@@ -220,7 +220,7 @@ impl Worker {
         next
     }
 
-    fn look_at(watch: &Watch, now: Instant) {
+    fn look_at(watch: &Watch, now: Moment) {
         let timing = watch.timing();
         let tenant = watch.tenant.borrow();
         let Some(due) = phase::due(&timing, &tenant.limits, now) else { return };

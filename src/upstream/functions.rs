@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 
 use super::broken::{Broken, ServerError};
 use super::server::Server;
+use crate::net::Moment;
 use crate::wire::sql::{self, Traces};
 
 /// How long a list is good, in seconds, where nothing is known to have changed.
@@ -177,12 +177,12 @@ pub struct Functions {
     learned: AtomicU64,
     /// When to ask again although nothing is known to have changed, in seconds after `began`.
     due: AtomicU64,
-    began: Instant,
+    began: Moment,
 }
 
 impl Functions {
     /// Nothing is known yet.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Moment) -> Self {
         Self {
             known: ArcSwapOption::empty(),
             has_any: AtomicBool::new(false),
@@ -209,12 +209,12 @@ impl Functions {
 
     /// Whether whoever has taken what was known in this `version` has to ask, or to look again.
     #[inline]
-    pub fn is_due(&self, version: u64, now: Instant) -> bool {
+    pub fn is_due(&self, version: u64, now: Moment) -> bool {
         self.has_changed() || self.version() != version || self.seconds(now) >= self.due.load(Ordering::Relaxed)
     }
 
     /// A turn to ask, where it is time to. Of those that ask because of the time alone there is one at a time.
-    pub fn turn(&self, now: Instant) -> Option<Turn> {
+    pub fn turn(&self, now: Moment) -> Option<Turn> {
         let changes = self.changes.load(Ordering::Acquire);
         let seconds = self.seconds(now);
         let later = |due: u64| (seconds >= due).then(|| seconds.saturating_add(GOOD_FOR));
@@ -228,7 +228,7 @@ impl Functions {
     }
 
     /// Puts down what a server has answered; without an answer, what was known is good for a while longer.
-    pub fn learn(&self, turn: &Turn, known: Option<Known>, now: Instant) {
+    pub fn learn(&self, turn: &Turn, known: Option<Known>, now: Moment) {
         if turn.changes < self.learned.load(Ordering::Acquire) {
             // Somebody who has asked later has been answered before.
             return;
@@ -250,7 +250,7 @@ impl Functions {
         self.changes.load(Ordering::Acquire) != self.learned.load(Ordering::Acquire)
     }
 
-    fn seconds(&self, now: Instant) -> u64 {
+    fn seconds(&self, now: Moment) -> u64 {
         now.saturating_duration_since(self.began).as_secs()
     }
 }
@@ -259,7 +259,7 @@ impl Functions {
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {
     changes: u64,
-    began: Instant,
+    began: Moment,
 }
 
 #[cfg(test)]

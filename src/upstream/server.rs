@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -12,7 +11,7 @@ use super::login::{Card, Fresh, Reported};
 use super::owed::Owed;
 use super::prepared::Prepared;
 use super::settings::Settings;
-use crate::net::{Io, Portable};
+use crate::net::{Io, Moment, Portable};
 use crate::wire::message;
 use crate::wire::say;
 use crate::wire::scan::{Frames, Side};
@@ -41,7 +40,7 @@ pub struct State {
     /// What its errors have shown since somebody looked.
     pub signs: Signs,
     /// When it was last given back.
-    pub last_used: Instant,
+    pub last_used: Moment,
     /// The notifications that have come among the answers to questions of the proxy's own, whole messages one after the other.
     pub heard: Vec<u8>,
 }
@@ -86,7 +85,7 @@ pub struct Travelling {
 
 impl Travelling {
     /// Takes a connection that was just opened out of its runtime.
-    pub fn fresh(fresh: Fresh, now: Instant) -> io::Result<Self> {
+    pub fn fresh(fresh: Fresh, now: Moment) -> io::Result<Self> {
         let state = State {
             owed: Owed::default(),
             frames: Frames::default(),

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
@@ -11,7 +10,7 @@ use super::reply::{Reply, outcome};
 use super::tokens::Keyring;
 use crate::config::Config;
 use crate::metrics::Api;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::session::Worker;
 
 /// So many large bodies may be on their way at once.
@@ -61,7 +60,7 @@ impl Desk {
     }
 
     /// A request that came at `began` has this reply.
-    pub(super) fn count(&self, api: Api, reply: &Reply, began: Instant) {
+    pub(super) fn count(&self, api: Api, reply: &Reply, began: Moment) {
         self.worker.house.metrics.api.answered(api, outcome(reply), now().saturating_duration_since(began));
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::Request;
@@ -16,7 +16,7 @@ use super::trouble::Trouble;
 use crate::config::{Config, KeySource, Tokens};
 use crate::fault::Fault;
 use crate::net::fetch::fetch;
-use crate::net::now;
+use crate::net::{Moment, now};
 
 /// How old keys may be.
 const FRESH: Duration = Duration::from_mins(5);
@@ -48,16 +48,16 @@ pub(super) struct Believed {
 #[derive(Debug, Default)]
 pub(super) struct Keyring {
     keys: RefCell<Option<Keys>>,
-    believed: RefCell<HashMap<String, (Believed, Instant)>>,
+    believed: RefCell<HashMap<String, (Believed, Moment)>>,
     /// Whoever wants other keys comes by here, one after the other; and from where they could not be had, and when.
-    failed: Mutex<Option<(KeySource, Instant)>>,
+    failed: Mutex<Option<(KeySource, Moment)>>,
 }
 
 #[derive(Debug)]
 struct Keys {
     source: Tokens,
     set: JwkSet,
-    since: Instant,
+    since: Moment,
 }
 
 impl Keyring {

@@ -4,11 +4,12 @@ use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
 use crate::auth::Secret;
+use crate::net::Moment;
 use crate::upstream::Broken;
 
 /// What is known of a user's password; `None`: there is no such user; an error: that could not be found out.
@@ -25,17 +26,17 @@ const MOST: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Question {
     pub(super) answer: OnceCell<Answer>,
-    until: Cell<Option<Instant>>,
+    until: Cell<Option<Moment>>,
 }
 
 impl Question {
     /// Whether its answer can be had, now or when it comes.
-    fn is_fresh(&self, now: Instant) -> bool {
+    fn is_fresh(&self, now: Moment) -> bool {
         self.until.get().is_none_or(|until| now < until)
     }
 
     /// It has just been answered.
-    pub(super) fn answered(&self, now: Instant, answer: &Answer) {
+    pub(super) fn answered(&self, now: Moment, answer: &Answer) {
         self.until.set(Some(now + if answer.is_ok() { FRESH } else { PAUSE }));
     }
 }
@@ -50,7 +51,7 @@ pub(super) struct Answers {
 
 impl Answers {
     /// The question after `user`: one that is fresh, or a new one.
-    pub(super) fn question(&mut self, now: Instant, user: &str) -> Rc<Question> {
+    pub(super) fn question(&mut self, now: Moment, user: &str) -> Rc<Question> {
         if let Some(question) = self.by_user.get(user)
             && question.is_fresh(now)
         {
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
     use crate::net::now;
 
-    fn answer(question: &Question, now: Instant, answer: Answer) {
+    fn answer(question: &Question, now: Moment, answer: Answer) {
         question.answered(now, &answer);
         question.answer.set(answer).unwrap();
     }

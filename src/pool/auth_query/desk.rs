@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, WeakPool};
 use tokio_postgres::types::Type;
@@ -13,7 +13,7 @@ use super::adopted::{Opener, cause};
 use super::answers::{Answer, Answers, PAUSE};
 use super::row;
 use crate::config::AuthQuery;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::pool::shared::Upstream;
 use crate::upstream::{Broken, Login, ServerSecret};
 
@@ -33,7 +33,7 @@ pub(super) struct Desk {
     pool: Pool,
     answers: RefCell<Answers>,
     /// Why no connection could be had, and until when that is taken for granted.
-    unreachable: RefCell<Option<(Instant, Arc<Broken>)>>,
+    unreachable: RefCell<Option<(Moment, Arc<Broken>)>>,
 }
 
 impl Desk {

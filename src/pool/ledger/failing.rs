@@ -1,9 +1,10 @@
 //! The ledger's part for upstreams that fail: what a failed opening means for those who wait, and when all connections are of an earlier time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Aftermath, Failure, Ledger, PoolId, ServerId, State, Step, Waiter};
 use crate::admission::{Entry, Reading, TenantId};
+use crate::net::Moment;
 use crate::pool::ramp::Ramp;
 
 impl Ledger {
@@ -33,7 +34,7 @@ impl Ledger {
     }
 
     /// Whether a client that would wait for this pool had better be refused at once: the upstream has been away for too long, or lets nobody in for it.
-    pub fn is_hopeless(&self, pool: PoolId, now: Instant) -> bool {
+    pub fn is_hopeless(&self, pool: PoolId, now: Moment) -> bool {
         let refused = || self.pools.get(pool.0 as usize).is_some_and(|pool| pool.trouble.is_hopeless(now));
         (!self.circuit.is_hopeful(now) || refused()) && !self.has_live(pool)
     }
@@ -44,7 +45,7 @@ impl Ledger {
     }
 
     /// What can be told of how hard the upstream is pressed: in all, and by tenant.
-    pub fn pressure(&self, now: Instant) -> (Reading, Vec<(TenantId, Reading)>) {
+    pub fn pressure(&self, now: Moment) -> (Reading, Vec<(TenantId, Reading)>) {
         (self.accounts.reading(now), self.accounts.readings(now).collect())
     }
 
@@ -54,7 +55,7 @@ impl Ledger {
     }
 
     /// An opening has failed.
-    pub fn open_failed(&mut self, now: Instant, server: ServerId, failure: Failure, steps: &mut Vec<Step>) -> Aftermath {
+    pub fn open_failed(&mut self, now: Moment, server: ServerId, failure: Failure, steps: &mut Vec<Step>) -> Aftermath {
         let id = self.servers[server.0 as usize].pool;
         let mut aftermath = Aftermath::default();
         match failure {
@@ -95,7 +96,7 @@ impl Ledger {
     }
 
     /// All who wait for what cannot be had are to be told so.
-    pub fn dismiss_hopeless(&mut self, now: Instant) -> Vec<Waiter> {
+    pub fn dismiss_hopeless(&mut self, now: Moment) -> Vec<Waiter> {
         if self.waiting == 0 || self.circuit.is_hopeful(now) {
             return Vec::new();
         }
@@ -113,7 +114,7 @@ impl Ledger {
     }
 
     /// All connections are of an earlier time: those that are idle are closed now, the others when they next are.
-    pub fn retire(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    pub fn retire(&mut self, now: Moment, steps: &mut Vec<Step>) {
         self.generation = self.generation.wrapping_add(1);
         let idle: Vec<ServerId> = self.pools.iter().flat_map(|(_, pool)| pool.idle.iter().flatten().copied()).collect();
         for server in idle {
@@ -124,7 +125,7 @@ impl Ledger {
     }
 
     /// The connections of one pool are of an earlier time.
-    pub fn retire_pool(&mut self, pool: PoolId, now: Instant, steps: &mut Vec<Step>) {
+    pub fn retire_pool(&mut self, pool: PoolId, now: Moment, steps: &mut Vec<Step>) {
         let before = self.generation.wrapping_sub(1);
         for (_, book) in self.servers.iter_mut().filter(|(_, book)| book.pool == pool && book.state != State::Opening) {
             book.generation = before;
@@ -148,7 +149,7 @@ impl Ledger {
     }
 
     /// Tries an upstream that has ceased to answer, whether anybody waits for it or not.
-    pub(super) fn probe(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    pub(super) fn probe(&mut self, now: Moment, steps: &mut Vec<Step>) {
         if let Some(pool) = self.circuit.probe(self.opening, now)
             && self.total() < self.budget
         {

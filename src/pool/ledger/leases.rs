@@ -2,10 +2,11 @@
 //!
 //! While two limits are compared, there are connections for the higher one, and leases for the one whose turn it is: a turn begins with nothing to open.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Ledger, PoolId, Step};
 use crate::admission::{Levels, Limiter, Pick, Sight};
+use crate::net::Moment;
 
 /// What the limit goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,7 +60,7 @@ impl Leases {
 
 impl Ledger {
     /// What the limit goes by from now on.
-    pub fn set_limit_mode(&mut self, mode: LimitMode, now: Instant, steps: &mut Vec<Step>) {
+    pub fn set_limit_mode(&mut self, mode: LimitMode, now: Moment, steps: &mut Vec<Step>) {
         let configured = self.configured;
         match (mode, &mut self.leases.mode) {
             (LimitMode::Fixed, search) => *search = Search::None,
@@ -88,7 +89,7 @@ impl Ledger {
     }
 
     /// Takes a look at how the limit does.
-    pub fn look(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    pub fn look(&mut self, now: Moment, steps: &mut Vec<Step>) {
         let is_waited_for = self.waiting > 0 || self.leases.waits != self.leases.seen_waits;
         self.leases.seen_waits = self.leases.waits;
         let held = self.accounts.all_held();
@@ -105,7 +106,7 @@ impl Ledger {
     }
 
     /// Applies what the search wants now.
-    pub(super) fn put_in_force(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    pub(super) fn put_in_force(&mut self, now: Moment, steps: &mut Vec<Step>) {
         let (connections, leases) = match &mut self.leases.mode {
             Search::Adapting { least, limiter } => {
                 // What is reserved is always there, and one for those who have reserved nothing.
@@ -120,7 +121,7 @@ impl Ledger {
     }
 
     /// So many connections, and so many leases, from now on.
-    pub(super) fn force(&mut self, connections: u32, leases: u32, now: Instant, steps: &mut Vec<Step>) {
+    pub(super) fn force(&mut self, connections: u32, leases: u32, now: Moment, steps: &mut Vec<Step>) {
         self.budget = connections;
         self.leases.allowed = leases;
         self.accounts.set_budget(self.lendable(leases));
@@ -158,7 +159,7 @@ impl Ledger {
     }
 
     /// Whether the next lease is another pool's, which has an idle connection for it.
-    pub(super) fn is_anothers_turn(&mut self, now: Instant, own: PoolId) -> bool {
+    pub(super) fn is_anothers_turn(&mut self, now: Moment, own: PoolId) -> bool {
         if self.pools.len() < 2 || self.idle == 0 || !self.is_held_back() {
             return false;
         }
@@ -166,7 +167,7 @@ impl Ledger {
     }
 
     /// The pool whose turn it is, of those that have an idle connection and of `own`.
-    pub(super) fn first_with_idle(&mut self, now: Instant, own: Option<PoolId>) -> Option<usize> {
+    pub(super) fn first_with_idle(&mut self, now: Moment, own: Option<PoolId>) -> Option<usize> {
         let mut best: Option<(usize, Pick)> = None;
         for (key, pool) in &mut self.pools {
             if pool.line.is_empty() || pool.idle_count() == 0 && own.is_none_or(|own| own.0 as usize != key) {

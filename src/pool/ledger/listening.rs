@@ -1,13 +1,12 @@
 //! The ledger's part for connections that listen for all clients of their pool: they count like any other, but no tenant holds them.
 
-use std::time::Instant;
-
 use super::{Ledger, ServerId, State, Step};
+use crate::net::Moment;
 
 impl Ledger {
     /// A connection listens from now on for whoever wants to hear of its pool's clients, and its tenant holds it no more. False where that would leave less than half
     /// of the connections for work, or take one that is reserved: then all is as before.
-    pub fn listens(&mut self, now: Instant, server: ServerId, steps: &mut Vec<Step>) -> bool {
+    pub fn listens(&mut self, now: Moment, server: ServerId, steps: &mut Vec<Step>) -> bool {
         let leases = self.accounts.budget();
         let most = self.budget.min(self.configured) / 2;
         if self.listening >= most || leases <= 1 + self.accounts.all_reserved() {

@@ -1,12 +1,11 @@
 //! The ledger's part for pools that an operator has paused: who asks waits, what is idle is closed, what is in use is closed when it comes back.
 
-use std::time::Instant;
-
 use super::{Ledger, PoolId, State, Step};
+use crate::net::Moment;
 
 impl Ledger {
     /// Nobody gets a connection of this pool until it goes on.
-    pub fn pause(&mut self, pool: PoolId, now: Instant, steps: &mut Vec<Step>) {
+    pub fn pause(&mut self, pool: PoolId, now: Moment, steps: &mut Vec<Step>) {
         self.pool(pool).paused = true;
         self.close_all_idle(pool, steps);
         self.look_again = now;
@@ -14,7 +13,7 @@ impl Ledger {
     }
 
     /// Those who wait for this pool are served again.
-    pub fn resume(&mut self, pool: PoolId, now: Instant, steps: &mut Vec<Step>) {
+    pub fn resume(&mut self, pool: PoolId, now: Moment, steps: &mut Vec<Step>) {
         self.pool(pool).paused = false;
         self.look_again = now;
         self.provide(now, steps);

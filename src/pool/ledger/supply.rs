@@ -1,9 +1,10 @@
 //! Where connections come from: who has one next that has become free, when one is opened, and which is closed so that another can be (rules 6 and 7).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Book, Ledger, Next, PoolId, ServerId, State, Step};
 use crate::admission::Pick;
+use crate::net::Moment;
 
 /// How much longer a pool's first must have waited than another's, or by how much server time its tenant must be behind the other's, before a connection of
 /// that other pool is closed for it: less would close and open connections with every transaction.
@@ -19,7 +20,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(5);
 impl Ledger {
     /// Who has this connection next: a waiter of its pool, another pool (for which it is closed), or nobody.
     #[inline]
-    pub(super) fn next_use(&mut self, now: Instant, server: ServerId) -> Next {
+    pub(super) fn next_use(&mut self, now: Moment, server: ServerId) -> Next {
         let Book { pool: id, worker, .. } = self.servers[server.0 as usize];
         if self.waiting > 0 {
             if self.is_needed_elsewhere(now, id) {
@@ -41,7 +42,7 @@ impl Ledger {
     }
 
     /// Whether a connection of `own` that has just become free had better be closed, so that another pool's waiter can have one (rule 6).
-    fn is_needed_elsewhere(&mut self, now: Instant, own: PoolId) -> bool {
+    fn is_needed_elsewhere(&mut self, now: Moment, own: PoolId) -> bool {
         if self.pools.len() < 2 || self.total() < self.budget {
             return false;
         }
@@ -85,7 +86,7 @@ impl Ledger {
 
     /// Serves waiters from idle connections that have become theirs to take, and opens connections for the others.
     #[inline]
-    pub(super) fn provide(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    pub(super) fn provide(&mut self, now: Moment, steps: &mut Vec<Step>) {
         if self.waiting == 0 {
             return;
         }
@@ -99,7 +100,7 @@ impl Ledger {
         }
     }
 
-    fn serve_all_from_idle(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    fn serve_all_from_idle(&mut self, now: Moment, steps: &mut Vec<Step>) {
         if self.is_held_back() {
             while let Some(key) = self.first_with_idle(now, None)
                 && self.serve_one_from_idle(now, key, steps)
@@ -114,7 +115,7 @@ impl Ledger {
     }
 
     #[cold]
-    fn provide_somehow(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    fn provide_somehow(&mut self, now: Moment, steps: &mut Vec<Step>) {
         self.look_again = now + LOOK_PAUSE;
         let waiting = self.pools.iter_mut().filter(|(_, pool)| !pool.line.is_empty() && !pool.paused);
         let mut keys: Vec<_> = waiting
@@ -130,11 +131,11 @@ impl Ledger {
         }
     }
 
-    fn serve_from_idle(&mut self, now: Instant, key: usize, steps: &mut Vec<Step>) {
+    fn serve_from_idle(&mut self, now: Moment, key: usize, steps: &mut Vec<Step>) {
         while self.serve_one_from_idle(now, key, steps) {}
     }
 
-    fn serve_one_from_idle(&mut self, now: Instant, key: usize, steps: &mut Vec<Step>) -> bool {
+    fn serve_one_from_idle(&mut self, now: Moment, key: usize, steps: &mut Vec<Step>) -> bool {
         let pool = &mut self.pools[key];
         let Some(at) = pool.idle.iter().position(|idle| !idle.is_empty()) else { return false };
         let worker = u16::try_from(at).unwrap_or(u16::MAX);
@@ -149,7 +150,7 @@ impl Ledger {
     }
 
     /// Opens as many as there are waiters that may hold one, as far as the ramp and the budget go.
-    fn open_for_waiters(&mut self, now: Instant, key: usize, steps: &mut Vec<Step>) {
+    fn open_for_waiters(&mut self, now: Moment, key: usize, steps: &mut Vec<Step>) {
         let id = PoolId(u32::try_from(key).unwrap_or(u32::MAX));
         loop {
             let pool = &mut self.pools[key];
@@ -170,14 +171,14 @@ impl Ledger {
     }
 
     /// Whether one more may be opened for this pool, as far as it is for failures to say.
-    fn may_open(&self, key: usize, now: Instant) -> bool {
+    fn may_open(&self, key: usize, now: Moment) -> bool {
         let pool = &self.pools[key];
         self.circuit.may_open(self.opening, now)
             && self.ramp.may_open(self.opening, now)
             && pool.trouble.may_open(pool.total, pool.opening, now)
     }
 
-    pub(super) fn open(&mut self, now: Instant, pool: PoolId, worker: u16, steps: &mut Vec<Step>) {
+    pub(super) fn open(&mut self, now: Moment, pool: PoolId, worker: u16, steps: &mut Vec<Step>) {
         let (state, generation) = (State::Opening, self.generation);
         let key = self.servers.insert(Book { pool, state, worker, since: now, retire_at: None, generation });
         let server = ServerId(u32::try_from(key).unwrap_or(u32::MAX));
@@ -189,12 +190,12 @@ impl Ledger {
     }
 
     /// Whether a connection is closing for this pool's waiters, after closing another pool's idle one if need be.
-    fn make_room(&mut self, now: Instant, pool: PoolId, steps: &mut Vec<Step>) -> bool {
+    fn make_room(&mut self, now: Moment, pool: PoolId, steps: &mut Vec<Step>) -> bool {
         self.closing_count() >= self.waiting || self.evict(now, Some(pool), steps)
     }
 
     /// Closes the idle connection that was used longest ago: any at all, or one that another pool can spare for `taker`.
-    pub(super) fn evict(&mut self, now: Instant, taker: Option<PoolId>, steps: &mut Vec<Step>) -> bool {
+    pub(super) fn evict(&mut self, now: Moment, taker: Option<PoolId>, steps: &mut Vec<Step>) -> bool {
         let (part, pools) = (self.part(), &self.pools);
         let can_go = |book: &Book| {
             let Some(taker) = taker else { return true };
@@ -216,7 +217,7 @@ impl Ledger {
     }
 
     /// Closes what has been idle or has lived for too long, opens what `min_idle` wants, and tries again after a failure's pause.
-    pub fn sweep(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    pub fn sweep(&mut self, now: Moment, steps: &mut Vec<Step>) {
         self.accounts.sample(now);
         let mut worn = Vec::new();
         for (_, pool) in &self.pools {
@@ -241,7 +242,7 @@ impl Ledger {
         self.probe(now, steps);
     }
 
-    fn fill(&mut self, now: Instant, steps: &mut Vec<Step>) {
+    fn fill(&mut self, now: Moment, steps: &mut Vec<Step>) {
         let wanting: Vec<usize> = self.pools.iter().filter(|(_, pool)| pool.wanted_idle && !pool.paused).map(|(key, _)| key).collect();
         for key in wanting {
             let id = PoolId(u32::try_from(key).unwrap_or(u32::MAX));

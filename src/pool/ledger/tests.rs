@@ -4,6 +4,7 @@ mod failing;
 mod leases;
 mod simulation;
 
+use crate::net::Moment;
 use std::collections::{HashMap, HashSet};
 
 use super::*;
@@ -15,7 +16,7 @@ const KEEP: Keep = Keep { idle: None, lifetime: None, min_idle: 0, once: false }
 /// A ledger with everything around it that carries steps out: connections that open and close at once or later, clients that wait and hold.
 struct World {
     ledger: Ledger,
-    now: Instant,
+    now: Moment,
     steps: Vec<Step>,
     opening: Vec<ServerId>,
     closing: Vec<ServerId>,
@@ -30,7 +31,7 @@ struct World {
 
 impl World {
     fn new(budget: u32, limits: &[Limits]) -> Self {
-        let now = Instant::now();
+        let now = Moment::START;
         let mut ledger = Ledger::new(budget, 2, limits, now);
         ledger.set_failover_window(WINDOW);
         Self {
@@ -376,8 +377,7 @@ fn lifetimes_end_when_idle_and_with_jitter() {
         world.request(pool, A, 0).unwrap();
     }
     world.settle();
-    let retire: HashSet<Duration> =
-        world.ledger.servers.iter().map(|(_, book)| book.retire_at.unwrap().duration_since(world.now)).collect();
+    let retire: HashSet<Duration> = world.ledger.servers.iter().map(|(_, book)| book.retire_at.unwrap() - world.now).collect();
     assert_eq!(retire.len(), 8, "no two at the same time");
     assert!(retire.iter().all(|left| *left <= hour && *left > hour.mul_f64(0.85)));
     world.now += hour;

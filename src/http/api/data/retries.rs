@@ -7,14 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::Outcome;
 use super::complaint::Complaint;
-use crate::net::now;
+use crate::net::{Moment, now};
 
 /// How long an outcome is remembered: longer than an SDK goes on trying.
 const REMEMBERED: Duration = Duration::from_mins(2);
@@ -34,7 +34,7 @@ pub(crate) struct Retries {
     grace: Duration,
     calls: RefCell<HashMap<Number, Rc<Call>>>,
     /// In the order of their beginning.
-    order: RefCell<VecDeque<(Instant, Number)>>,
+    order: RefCell<VecDeque<(Moment, Number)>>,
     bytes: Cell<usize>,
 }
 

@@ -4,18 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::complaint::Complaint;
 use crate::auth::random;
 use crate::fault::Fault;
 use crate::http::api::line::Line;
 use crate::http::api::trouble::Trouble;
-use crate::net::now;
+use crate::net::{Moment, now};
 use crate::session::House;
 
 /// How long a transaction may last in all.
@@ -41,7 +41,7 @@ struct Held {
     owner: String,
     /// None while a call has it.
     line: Option<Line>,
-    last_call: Rc<Cell<Instant>>,
+    last_call: Rc<Cell<Moment>>,
 }
 
 /// A transaction that a call has.
@@ -91,7 +91,7 @@ impl Transactions {
             let until = now() + LONGEST;
             loop {
                 let due = (last_call.get() + idle).min(until);
-                sleep_until(due.into()).await;
+                sleep(due - now()).await;
                 let Some(all) = all.upgrade() else { return };
                 let is_idle = all.held.borrow().get(&name).map(|held| held.line.is_some());
                 match is_idle {

@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::*;
 use crate::admission::Recent;
+use crate::net::Moment;
 
 const MS: u64 = 1_000_000;
 const OPENING: u64 = 6 * MS;
@@ -70,7 +71,7 @@ struct Waiting {
 
 struct Simulation {
     ledger: Ledger,
-    start: Instant,
+    start: Moment,
     now: u64,
     random: u64,
     number: u64,
@@ -90,7 +91,7 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64, budget: u32, limits: &[Limits]) -> Self {
-        let start = Instant::now();
+        let start = Moment::START;
         let mut simulation = Self {
             ledger: Ledger::new(budget, 1, limits, start),
             start,
@@ -146,7 +147,7 @@ impl Simulation {
         self.events.push(Reverse((self.now + after, self.number, event)));
     }
 
-    fn instant(&self) -> Instant {
+    fn instant(&self) -> Moment {
         self.start + Duration::from_nanos(self.now)
     }
 
