@@ -25,7 +25,7 @@ use super::{Address, Io, ListenError, Peer};
 const BACKLOG: i32 = 4096;
 
 /// How many bytes may wait in a client's socket before it counts as not writable.
-const UNSENT: u32 = 128 << 10;
+pub(super) const UNSENT: u32 = 128 << 10;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,6 +55,8 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Listener {
     socket: Accepting,
+    /// Whether a connection that it accepts has its options from it, by having come about after they were set (tcp(7): Linux passes them on).
+    passes_options: bool,
     pause: Pause,
     _file: Option<Arc<SocketFile>>,
 }
@@ -125,7 +127,7 @@ impl Bound {
             Some(_) => Accepting::Tcp(TcpListener::from_std(self.socket.into())?),
             None => Accepting::Unix(UnixListener::from_std(self.socket.into())?),
         };
-        Ok(Listener { socket, pause: Pause::new()?, _file: self.file })
+        Ok(Listener { socket, passes_options: !self.is_handed_over, pause: Pause::new()?, _file: self.file })
     }
 }
 
@@ -158,7 +160,7 @@ impl Listener {
                     if stream.set_nonblocking(true).is_ok()
                         && let Ok(stream) = TcpStream::from_std(stream)
                     {
-                        waiting.push(of_tcp(stream, address));
+                        waiting.push(of_tcp(stream, address, self.passes_options));
                     }
                 }
             }
@@ -182,7 +184,7 @@ impl Listener {
         match &self.socket {
             Accepting::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok(of_tcp(stream, address))
+                Ok(of_tcp(stream, address, self.passes_options))
             }
             Accepting::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -194,11 +196,13 @@ impl Listener {
     }
 }
 
-fn of_tcp(stream: TcpStream, address: SocketAddr) -> (Io, Peer) {
+fn of_tcp(stream: TcpStream, address: SocketAddr, has_options: bool) -> (Io, Peer) {
     let io = Io::Tcp(stream);
-    // Refused only where the client has gone already, which its first read will say.
-    let _ = io.set_nodelay();
-    let _ = io.set_unsent_limit(UNSENT);
+    if !has_options {
+        // Refused only where the client has gone already, which its first read will say.
+        let _ = io.set_nodelay();
+        let _ = io.set_unsent_limit(UNSENT);
+    }
     (io, Peer::Tcp(address))
 }
 
@@ -231,6 +235,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // Whoever connects has these, too: two system calls less for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use zeroize::Zeroizing;
 
 use super::greeting::Hello;
@@ -65,7 +66,15 @@ impl Door {
 /// is cancelled.
 pub fn let_in(side: Side, startup: Startup, first: Vec<u8>, peer: Peer, worker: &Rc<Worker>) -> Io {
     let (inner, outer) = tokio::io::duplex(PIPE);
-    let hello = Hello { io: Io::from(inner), startup, rest: first, certificate: None, door: Door::Side(side), tenant: None };
+    let hello = Hello {
+        io: Io::from(inner),
+        startup,
+        rest: first,
+        certificate: None,
+        door: Door::Side(side),
+        tenant: None,
+        unsaid: BytesMut::new(),
+    };
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let began = now();

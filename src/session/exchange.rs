@@ -107,7 +107,7 @@ pub async fn scram(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>>, s
     let accepted = waiting.finish(&body).map_err(denied)?;
     out.clear();
     say::sasl_final(&mut out, &accepted.server_final);
-    hello.io.write_all(&out).await?;
+    hello.unsaid = out;
     if let Some(Secret::Password(password)) = known.map(|known| &**known) {
         return Ok(Proven::Password(password.clone()));
     }

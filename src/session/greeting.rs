@@ -40,6 +40,8 @@ pub struct Hello {
     pub door: Door,
     /// The tenant that it was found to be of, where it is turned away nevertheless.
     pub tenant: Option<String>,
+    /// What it is to be told together with whatever comes next, as PostgreSQL does it with the end of a SCRAM exchange: a login costs a send less.
+    pub unsaid: BytesMut,
 }
 
 /// Greets one connection.
@@ -107,6 +109,7 @@ pub async fn greet(mut io: Io, worker: &Rc<Worker>) -> Greeted {
                     certificate,
                     door: Door::Front,
                     tenant: None,
+                    unsaid: BytesMut::new(),
                 }));
             }
             Err(bad) => return Greeted::Refused(io, Fault::BadPacket(bad)),

@@ -121,6 +121,7 @@ pub async fn log_in_to_console(hello: &mut Hello, peer: Peer, worker: &Rc<Worker
     let is_own = visit::is_own(&arrival.user, peer);
     if !is_own {
         arrival.prove(hello).await?;
+        hello.io.write_all(&std::mem::take(&mut hello.unsaid)).await?;
     }
     Ok(visit::role(&arrival.config, &arrival.user, is_own)?)
 }
@@ -286,7 +287,8 @@ impl<'a> Arrival<'a> {
         let (slot, watch) = worker.enroll(|| Watch::new((nonce, long_key), self.peer, (pool, database.strict, budget), tenant, now()));
         watch.introduce(Protection::of(hello.io.tls_info().map(|info| info.version)), &profile.settings);
         let pid = house.keys.pid(worker.number, slot);
-        let mut out = BytesMut::with_capacity(512);
+        let mut out = std::mem::take(&mut hello.unsaid);
+        out.reserve(512);
         say::authentication_ok(&mut out);
         for (name, value) in profile.reported.iter() {
             say::parameter_status(&mut out, name, value);

@@ -98,7 +98,7 @@ async fn enter(door: Door, io: Io, peer: Peer, worker: Rc<Worker>) -> Option<Cli
         Greeted::Client(hello) => hello,
         Greeted::Done => return None,
         Greeted::Refused(io, fault) => {
-            turn_away(io, (peer, None, None), worker, &fault).await;
+            turn_away(io, BytesMut::new(), (peer, None, None), worker, &fault).await;
             return None;
         }
     };
@@ -122,7 +122,7 @@ async fn settle(mut hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, (began, 
             Some(Client::new(LoggedIn { io: hello.io, watch, slot, settings, rest: hello.rest, admitted }, worker))
         }
         Err(Failed::With(fault)) => {
-            turn_away(hello.io, (peer, Some(&hello.startup), hello.tenant.as_deref()), worker, &fault).await;
+            turn_away(hello.io, hello.unsaid, (peer, Some(&hello.startup), hello.tenant.as_deref()), worker, &fault).await;
             None
         }
         Err(Failed::Gone) => None,
@@ -131,7 +131,7 @@ async fn settle(mut hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, (began, 
 
 /// Shows a visitor of the admin database in, or says why not.
 async fn receive_visitor(hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, outcome: Result<Role, Failed>) {
-    let Hello { io, startup, rest, .. } = *hello;
+    let Hello { io, startup, rest, unsaid, .. } = *hello;
     match outcome {
         Ok(role) => {
             let user = String::from_utf8_lossy(&startup.user).into_owned();
@@ -141,7 +141,7 @@ async fn receive_visitor(hello: Box<Hello>, peer: Peer, worker: &Rc<Worker>, out
                 Err(error) => tracing::debug!(%error, "a visitor of the admin database was lost"),
             }
         }
-        Err(Failed::With(fault)) => turn_away(io, (peer, Some(&startup), None), worker, &fault).await,
+        Err(Failed::With(fault)) => turn_away(io, unsaid, (peer, Some(&startup), None), worker, &fault).await,
         Err(Failed::Gone) => {}
     }
 }
@@ -152,8 +152,14 @@ const NO_LIMIT: Duration = Duration::from_hours(24);
 /// How long a client that is turned away may take to hear why.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// Tells a client why it does not come in. One of a kind a second has a line of its own in the log; the sweep tells how many more there were.
-async fn turn_away(mut io: Io, (peer, startup, tenant): (Peer, Option<&Startup>, Option<&str>), worker: &Rc<Worker>, fault: &Fault) {
+/// Tells a client why it does not come in, behind what else it is to be told. One of a kind a second has a line of its own in the log; the sweep tells how many more there were.
+async fn turn_away(
+    mut io: Io,
+    mut out: BytesMut,
+    (peer, startup, tenant): (Peer, Option<&Startup>, Option<&str>),
+    worker: &Rc<Worker>,
+    fault: &Fault,
+) {
     let text = |name: fn(&Startup) -> &[u8]| startup.map(|startup| String::from_utf8_lossy(name(startup)));
     let (user, database) = (text(|startup| &startup.user), text(|startup| &startup.database));
     let party = Party { tenant, user: user.as_deref(), database: database.as_deref() };
@@ -161,7 +167,6 @@ async fn turn_away(mut io: Io, (peer, startup, tenant): (Peer, Option<&Startup>,
         tracing::info!(tenant, client = %peer, user = user.as_deref(), database = database.as_deref(), fault = fault.label(), "a client is turned away");
     }
     worker.house.metrics.recent.note(fault.label(), since_1970(), party, peer);
-    let mut out = BytesMut::new();
     fault.say(&mut out, false);
     let said = worker.clock.within(LAST_WORD, async {
         if io.write_all(&out).await.is_ok() {

@@ -4,7 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::{fs, mem};
 
+use socket2::SockRef;
+
 use super::{read_exactly, run, worker};
+use crate::net::listen::UNSENT;
 use crate::net::{Address, Bound, Io, ListenAt, ListenError, Peer};
 
 fn tcp(address: &str) -> ListenAt {
@@ -16,6 +19,29 @@ fn address(bound: &Bound) -> std::net::SocketAddr {
         Some(Address::Tcp(address)) => address,
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn who_connects_is_sent_small_messages_at_once_whoever_has_bound_the_address() {
+    run(async {
+        let ours = Bound::bind(&tcp("127.0.0.1:0")).unwrap();
+        let anybodys = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let handed_over = Bound::handed_over(anybodys.into()).unwrap();
+        for bound in [ours, handed_over] {
+            // One before the listener is in a runtime, and one after.
+            let to = address(&bound);
+            let _early = tokio::net::TcpStream::connect(to).await.unwrap();
+            let listener = bound.listen().unwrap();
+            let _late = tokio::net::TcpStream::connect(to).await.unwrap();
+            for _ in 0..2 {
+                let (io, _) = listener.accept().await.unwrap();
+                let Io::Tcp(stream) = &io else { panic!("{io:?}") };
+                let socket = SockRef::from(stream);
+                assert!(socket.tcp_nodelay().unwrap());
+                assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
+            }
+        }
+    });
 }
 
 #[test]
