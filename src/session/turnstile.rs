@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::Notify;
 
 /// So many steps are taken between two looks at the sockets.
@@ -19,6 +20,9 @@ const STEPS: u32 = 4;
 pub struct Turnstile {
     /// Steps that may still be taken before the next look.
     left: Cell<u32>,
+    /// How often the worker has waited for its sockets, as far as is known here.
+    looks: Cell<u64>,
+    runtime: RuntimeMetrics,
     /// Those who wait, in order of arrival.
     line: RefCell<VecDeque<Waker>>,
     /// The number of the next ticket, and of the first that may not pass yet.
@@ -28,9 +32,20 @@ pub struct Turnstile {
 }
 
 impl Turnstile {
-    /// An open one.
+    /// An open one, of the runtime that this thread is in.
+    ///
+    /// # Panics
+    /// Where there is none.
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { left: Cell::new(STEPS), line: RefCell::default(), next: Cell::new(0), passed: Cell::new(0), keeper: Notify::new() })
+        Rc::new(Self {
+            left: Cell::new(STEPS),
+            looks: Cell::new(0),
+            runtime: Handle::current().metrics(),
+            line: RefCell::default(),
+            next: Cell::new(0),
+            passed: Cell::new(0),
+            keeper: Notify::new(),
+        })
     }
 
     /// A future each of whose steps passes here.
@@ -45,9 +60,18 @@ impl Turnstile {
             while !self.line.borrow().is_empty() {
                 // Comes back after the sockets have been looked at.
                 tokio::task::yield_now().await;
+                self.note_look();
                 self.left.set(STEPS);
                 self.let_pass();
             }
+        }
+    }
+
+    /// Where the worker had nothing to do it has waited for its sockets, and has looked at them.
+    fn note_look(&self) {
+        let looks = self.runtime.worker_park_count(0);
+        if self.looks.replace(looks) != looks {
+            self.left.set(STEPS);
         }
     }
 
@@ -87,6 +111,7 @@ impl<F> Through<F> {
             }
             Some(_) => false,
             None => {
+                turnstile.note_look();
                 if turnstile.left.get() > 0 && turnstile.line.borrow().is_empty() {
                     turnstile.left.set(turnstile.left.get() - 1);
                     return true;
@@ -115,6 +140,7 @@ impl<F: Future + Unpin> Future for Through<F> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::time::Duration;
 
     use tokio::runtime::{Builder, LocalOptions};
 
@@ -151,6 +177,21 @@ mod tests {
             for login in logins {
                 login.await.unwrap();
             }
+        });
+    }
+
+    #[test]
+    fn a_worker_that_looks_at_its_sockets_anyway_is_not_made_to() {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let turnstile = Turnstile::new();
+            let login = Box::pin(async {
+                for _ in 0..10 * STEPS {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            turnstile.through(login).await;
+            assert_eq!(turnstile.next.get(), 0, "so many steps had to wait in line");
         });
     }
 
