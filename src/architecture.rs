@@ -118,6 +118,13 @@ fn check_purity(source: &Source<'_>, found: &mut Vec<String>) {
             }
         }
     }
+    // Moments come from below, and with them the question what time it is.
+    for (at, _) in source.code.match_indices("now()") {
+        let is_own_word = !source.code[..at].ends_with(|before: char| before.is_alphanumeric() || "_.:".contains(before));
+        if is_own_word && !source.is_test(at) {
+            found.push(source.offence(at, "a pure room asks what time it is"));
+        }
+    }
 }
 
 fn check_shape(source: &Source<'_>, found: &mut Vec<String>) {

@@ -93,6 +93,8 @@ fn sockets_live_in_one_room() {
 #[test]
 fn a_pure_room_has_no_clock_socket_lock_or_log() {
     assert!(only("admission/queue.rs", "fn f() { let now = Instant::now(); }").contains("Instant::now"));
+    assert!(only("admission/queue.rs", "use crate::net::{Moment, now};\nfn f() { g(now()); }").contains("what time"));
+    none("admission/queue.rs", "use crate::net::Moment;\nfn f(now: Moment) { g(now); self.now(); }");
     assert!(only("pool/ledger.rs", "use parking_lot::Mutex;").contains("parking_lot"));
     assert!(only("session/phase/mod.rs", "fn f() { tracing::info!(\"x\"); }").contains("tracing"));
     none("pool/mod.rs", "use parking_lot::Mutex;");
