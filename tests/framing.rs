@@ -76,6 +76,20 @@ async fn b1_an_unknown_type_of_message_ends_the_session_as_it_does_at_postgresql
 }
 
 #[tokio::test]
+async fn b1_a_query_with_a_zero_in_its_text_is_refused_as_it_is_at_postgresql() {
+    let golden = Golden::start().await;
+    for text in [&b"SELECT 1\0SELECT 2\0"[..], b"SELECT 1", b"\0\0", b"SET pgweir.deadline_ms = 1\0 \0", b"LISTEN a\0; UNLISTEN *\0"] {
+        golden
+            .same(async |wire| {
+                wire.send(&message(b'Q', text)).await;
+                wire.until_ready().await;
+                wire.query("SELECT 3").await;
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn b2_a_conversation_may_be_cut_between_any_two_bytes() {
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).set("process.workers", 1).start().await;

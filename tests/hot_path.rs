@@ -145,3 +145,25 @@ async fn a_transaction_makes_the_system_calls_that_it_must_and_no_other() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_login_makes_no_more_system_calls_than_its_exchange_needs() {
+    const LOGINS: u32 = 200;
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).start().await;
+    let mut keys = KeyCache::new(4);
+    // The first has a server asked what there is to report.
+    drop(Light::login(proxy.address(), &mut keys));
+    let calls = counted(proxy.pid(), || {
+        for _ in 0..LOGINS {
+            drop(Light::login(proxy.address(), &mut keys));
+        }
+    })
+    .await;
+    let each = |name: &str| calls.get(name).copied().unwrap_or(0.0) / f64::from(LOGINS);
+    println!("{calls:?}");
+    // Which mechanisms there are, the challenge, and the end of the exchange together with all that follows.
+    assert!((2.9..3.2).contains(&each("sendto")), "{calls:?}");
+    // What a socket's options are to be is known to the one that listens.
+    assert!(each("setsockopt") < 0.1, "{calls:?}");
+}

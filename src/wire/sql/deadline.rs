@@ -41,7 +41,8 @@ pub fn terms(text: &[u8]) -> Option<Terms> {
         _ => return None,
     }
     memchr::memmem::find(text, PREFIX)?;
-    read_terms(text)
+    // With a zero within, the message is none that a server would read.
+    if text.contains(&0) { None } else { read_terms(text) }
 }
 
 #[cold]
