@@ -209,6 +209,8 @@ async fn who_has_left_something_on_its_server_keeps_it_where_it_can() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     client.query("ROLLBACK").await;
     assert_eq!(client.value("SELECT x FROM mine").await, "7", "its transaction had failed and held nothing");
+    // Long enough for its time to be looked at.
+    client.query("SELECT pg_sleep(0.2)").await;
     client.query("BEGIN; UPDATE account SET balance = 0 WHERE id = 1").await;
     client.query("SET pgweir.deadline_ms = 300").await;
     let end = client.expect_error("25P03").await;

@@ -234,7 +234,7 @@ impl<'a> Relay<'a> {
             // A single statement is a transaction, too.
             let (watch, told) = (&self.client.watch, self.client.told(bytes));
             watch.set(|timing| {
-                let since = *timing.transaction_since.get_or_insert(now);
+                let since = *timing.transaction_since.get_or_insert_with(|| watch.begins(now));
                 timing.until = watch.still_until(since, told, now);
             });
         }

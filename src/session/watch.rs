@@ -277,22 +277,28 @@ impl Watch {
     /// When the time is over for what begins at `began`, where the text of it leaves no less than `told`.
     ///
     /// # Errors
-    /// It is over already. A deadline that has passed while its client was idle was another invocation's, and is forgotten.
+    /// It is over already.
     #[inline]
     pub fn until(&self, began: Moment, told: Option<Duration>, now: Moment) -> Result<Option<Moment>, ()> {
+        self.begins(now);
         let named = match self.deadline.get() {
             Deadline::None => None,
             Deadline::Over => {
                 self.deadline.set(Deadline::None);
                 return Err(());
             }
-            Deadline::At(at) if at <= now => {
-                self.deadline.set(Deadline::None);
-                None
-            }
             Deadline::At(at) => Some(at),
         };
         Ok(self.earliest(named, began, told, now))
+    }
+
+    /// A transaction begins: a deadline that has passed before was another invocation's, and is forgotten.
+    #[inline]
+    pub fn begins(&self, now: Moment) -> Moment {
+        if matches!(self.deadline.get(), Deadline::At(at) if at <= now) {
+            self.deadline.set(Deadline::None);
+        }
+        now
     }
 
     fn earliest(&self, named: Option<Moment>, began: Moment, told: Option<Duration>, now: Moment) -> Option<Moment> {
