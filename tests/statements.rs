@@ -503,3 +503,22 @@ async fn many_long_statements_are_all_listed_wherever_their_client_is() {
     let listed = harness::in_time("the list", wire.until_ready()).await;
     assert_eq!(value(&listed), "900");
 }
+
+#[tokio::test]
+async fn d5_who_loses_its_unnamed_statement_in_a_failing_batch_does_not_find_its_neighbours() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let mut neighbour = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    let mut client = Wire::login(&proxy, "app", "secret", "app").await.unwrap();
+    for lost in [parse("", "SELECT 'mine'", &[]), [parse("", "SELECT 'mine'", &[]), close(b'S', ""), parse("", "SELECT 2", &[])].concat()] {
+        neighbour.send(&[parse("", "SELECT 'his'", &[]), bind("", "", &[]), execute("", 0), sync()].concat()).await;
+        neighbour.until_ready().await;
+        // The Parse is discarded with the batch; that is not known yet when what follows is sent.
+        let batches = [execute("nobody's", 0), lost, sync(), bind("", "", &[]), execute("", 0), sync(), describe(b'S', ""), sync()];
+        client.send(&batches.concat()).await;
+        for code in ["34000", "26000", "26000"] {
+            client.expect_error(code).await;
+            client.expect_ready(b'I').await;
+        }
+    }
+}

@@ -4,7 +4,11 @@
 //! held back until it is whole, so that the server never holds half of a small one; of what is larger than [`HELD`] so many bytes are awaited, which hold its
 //! names, and the rest streams through. A Parse with a name is awaited up to [`STATEMENT`] bytes: whatever server its client gets must be told it again.
 
+mod unnamed;
+
 use std::sync::Arc;
+
+use unnamed::{Stage, Unnamed};
 
 use super::pins::{Examination, Pin, Pins};
 use crate::upstream::Known;
@@ -22,20 +26,6 @@ pub const STATEMENT: usize = 256 << 10;
 /// An unnamed Parse up to this length, in bytes, is remembered for the client's next transaction.
 const UNNAMED: usize = 8 << 10;
 
-/// What becomes of the unnamed statement, which lives on one server only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Unnamed {
-    /// This server has none of the client's.
-    #[default]
-    Absent,
-    /// It was parsed in this batch and not bound yet, and is too long to be remembered.
-    Parsed,
-    /// It was parsed in this lease and can be parsed again in the next.
-    Here,
-    /// It was parsed and bound in this lease.
-    Bound,
-}
-
 /// What has become of the client's unnamed statement in the chunk that was read last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remember {
@@ -52,6 +42,9 @@ pub struct Inspector {
     /// Bytes of a streaming message that are still to come.
     left: u32,
     unnamed: Unnamed,
+    /// Extended messages of this batch are not answered yet; and whether anything is.
+    in_batch: bool,
+    owes: bool,
     /// The pin that is told.
     pin: Option<Pin>,
     pins: Pins,
@@ -85,6 +78,17 @@ pub struct Inspector {
     defines: bool,
 }
 
+/// What becomes of a client's next message at its server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// The server discards all up to a Sync.
+    pub is_skipping: bool,
+    /// Extended messages without a Sync are not answered yet: the server discards a Query behind them if one of them fails.
+    pub in_batch: bool,
+    /// Anything is not answered yet.
+    pub owes: bool,
+}
+
 /// What is to be done with a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -92,7 +96,7 @@ pub enum Verdict {
     Forward(usize),
     /// Send so many bytes on; the client takes its leave behind them.
     Terminate(usize),
-    /// Send so many bytes on; the message behind them is about a statement that this server does not know under that name, or not at all.
+    /// Send so many bytes on; the message behind them is about a statement that this server does not know under that name, or not at all, or is to wait.
     Rewrite(usize),
 }
 
@@ -184,6 +188,18 @@ impl Inspector {
         self.dirty || self.hidden || self.touched.is_some() || !self.pins.is_empty()
     }
 
+    /// Something has failed: what it would have left may not be there. Whether the client has no unnamed statement any more, since that was not parsed.
+    pub fn failed(&mut self) -> bool {
+        self.undone();
+        self.unnamed.failed()
+    }
+
+    /// The unnamed statement.
+    #[inline]
+    pub fn unnamed(&mut self) -> &mut Unnamed {
+        &mut self.unnamed
+    }
+
     /// Something has failed or was rolled back: what it would have left may not be there.
     #[inline]
     pub fn undone(&mut self) {
@@ -257,13 +273,13 @@ impl Inspector {
 
     /// The client's unnamed statement, which says this, was put on this server again.
     pub fn restored(&mut self, text: &[u8]) {
-        self.unnamed = Unnamed::Here;
+        self.unnamed.restored();
         self.statement(text, true);
     }
 
     /// Whether the unnamed statement that was just parsed can be parsed again elsewhere.
     pub fn can_recall(&self) -> bool {
-        self.unnamed == Unnamed::Here
+        self.unnamed.stage() == Stage::Here
     }
 
     /// The unnamed statement was refused: there is none.
@@ -273,7 +289,7 @@ impl Inspector {
 
     /// Whether the unnamed statement is on this server and nobody need remember a long one.
     pub fn has_bound_unnamed(&self) -> bool {
-        self.unnamed == Unnamed::Bound
+        self.unnamed.stage() == Stage::Bound
     }
 
     /// A statement of the client's that is too long to be remembered is on this server only.
@@ -291,13 +307,17 @@ impl Inspector {
         self.releases = true;
     }
 
-    /// Reads the next chunk of the client's stream. `sent` is told the type of each message that is to be sent on, in order.
+    /// Reads the next chunk of the client's stream. `sent` is told the type of each message that is to be sent on, in order. Of what the server discards no note is
+    /// taken.
     ///
     /// # Errors
     /// A message that no client may send.
     #[inline]
-    pub fn read(&mut self, chunk: &[u8], mut sent: impl FnMut(u8)) -> Result<Verdict, Malformed> {
+    pub fn read(&mut self, chunk: &[u8], mut turn: Turn, mut sent: impl FnMut(u8)) -> Result<Verdict, Malformed> {
         let mut at = self.stream(chunk);
+        if !turn.owes {
+            self.unnamed.settle();
+        }
         loop {
             let rest = &chunk[at..];
             let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() else { return Ok(Verdict::Forward(at)) };
@@ -306,11 +326,19 @@ impl Inspector {
                 return Ok(Verdict::Terminate(at));
             }
             let total = length as usize + 5;
+            (self.in_batch, self.owes) = (turn.in_batch, turn.owes);
+            turn.owes = true;
+            match kind {
+                b'Q' | b'F' if turn.in_batch => return Ok(Verdict::Rewrite(at)),
+                b'S' => (turn.is_skipping, turn.in_batch) = (false, false),
+                b'P' | b'B' | b'D' | b'E' | b'C' => turn.in_batch = !turn.is_skipping,
+                _ => {}
+            }
             if total <= rest.len() {
-                if !self.message(kind, &rest[5..total], true) {
+                if !turn.is_skipping && !self.message(kind, &rest[5..total], true) {
                     return Ok(Verdict::Rewrite(at));
                 }
-                if kind == b'P' && self.unnamed == Unnamed::Here {
+                if kind == b'P' && !turn.is_skipping && self.unnamed.stage() == Stage::Here {
                     self.remember = Some(Remember::Range(narrow(at + 6)..narrow(at + total)));
                     self.remembers = true;
                 }
@@ -320,7 +348,7 @@ impl Inspector {
                 // What a large message is about must not depend on where its sender, or the network, has cut it.
                 return Ok(Verdict::Forward(at));
             } else {
-                if !self.message(kind, &rest[5..], false) {
+                if !turn.is_skipping && !self.message(kind, &rest[5..], false) {
                     return Ok(Verdict::Rewrite(at));
                 }
                 sent(kind);
@@ -346,6 +374,9 @@ impl Inspector {
     /// Takes note of one message: false where it must not reach this server.
     #[inline]
     pub fn message(&mut self, kind: u8, body: &[u8], whole: bool) -> bool {
+        if self.unnamed.is_in_doubt(kind, body) {
+            return false;
+        }
         match kind {
             b'Q' => {
                 let text = message::query(body).unwrap_or(body);
@@ -359,7 +390,12 @@ impl Inspector {
             b'P' => return self.parse(body, whole),
             b'B' => return self.bind(body, whole),
             b'D' | b'C' => match body {
-                [b'S', 0, ..] if kind == b'D' => return self.unnamed != Unnamed::Absent,
+                [b'S', 0, ..] if kind == b'D' => return self.unnamed.stage() != Stage::Absent,
+                [b'S', 0, ..] if self.in_batch => {
+                    self.unnamed.close_perhaps();
+                    self.unpin_unnamed();
+                    return false;
+                }
                 [b'S', 0, ..] => self.forget_unnamed(),
                 [b'S', ..] => return !self.renames,
                 _ => {}
@@ -380,10 +416,13 @@ impl Inspector {
                 return false;
             }
             self.unpin_unnamed();
-            self.remember = Some(Remember::Nothing);
-            self.unnamed = if whole && body.len() <= UNNAMED { Unnamed::Here } else { Unnamed::Parsed };
+            let stage = if whole && body.len() <= UNNAMED { Stage::Here } else { Stage::Parsed };
+            let may_be_discarded = self.unnamed.parse(stage, self.in_batch, self.owes);
+            if !may_be_discarded {
+                self.remember = Some(Remember::Nothing);
+            }
             let effects = self.statement(text, whole);
-            return !(self.renames && effects.mentions_statements());
+            return !(may_be_discarded || self.renames && effects.mentions_statements());
         }
         if self.renames {
             return false;
@@ -407,24 +446,25 @@ impl Inspector {
             Err(_) if self.renames => return false,
             Err(_) => {}
         }
-        if self.unnamed == Unnamed::Absent {
+        if self.unnamed.stage() == Stage::Absent {
             return false;
         }
-        self.unnamed = Unnamed::Bound;
+        self.unnamed.bound();
         true
     }
 
     /// The end of a batch: a statement that was parsed and not bound is meant for a later one.
     fn sync(&mut self) {
-        match self.unnamed {
-            Unnamed::Parsed => self.hold(Pin::Unnamed),
+        self.unnamed.sync();
+        match self.unnamed.stage() {
+            Stage::Parsed => self.hold(Pin::Unnamed),
             // It is bound now, or another has taken its place.
-            Unnamed::Here | Unnamed::Bound | Unnamed::Absent => self.unpin_unnamed(),
+            Stage::Here | Stage::Bound | Stage::Absent => self.unpin_unnamed(),
         }
     }
 
     fn forget_unnamed(&mut self) {
-        self.unnamed = Unnamed::Absent;
+        self.unnamed.forget();
         if self.remembers {
             self.remembers = false;
             self.remember = Some(Remember::Nothing);

@@ -10,6 +10,7 @@ mod channels;
 mod client;
 mod deadline;
 pub mod door;
+mod edit;
 mod end;
 mod examine;
 mod exchange;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::phase::Phase;
 use super::relay::Relay;
 use super::watch::{Tenant, Watch};
 use crate::fault::{Fault, Whose};
@@ -172,6 +173,17 @@ impl Drop for PinSlot {
 }
 
 impl Relay<'_> {
+    /// The client has kept its server connection, and has asked nothing of it yet.
+    pub(super) fn go_on(&mut self, now: Moment) {
+        let Some((pins, before)) = self.client.kept.take() else { return };
+        self.inspector.resume(pins);
+        self.client.watch.enter(Phase::Pinned, now);
+        self.client.watch.set(|timing| timing.transaction_since = None);
+        self.pinned = self.inspector.pin();
+        let Some(pin) = self.pinned else { return };
+        self.count_pin(pin, before != Some(pin));
+    }
+
     #[cold]
     pub(super) fn note_pin(&mut self) {
         let watch = &self.client.watch;
@@ -191,7 +203,7 @@ impl Relay<'_> {
         }
     }
 
-    pub(super) fn count_pin(&mut self, pin: Pin, is_new: bool) {
+    fn count_pin(&mut self, pin: Pin, is_new: bool) {
         let watch = &self.client.watch;
         let tenant = watch.tenant.borrow();
         if self.client.pin_slot.is_none() {

@@ -12,11 +12,11 @@ use std::time::Duration;
 use super::ahead::Ahead;
 use super::channels::Ears;
 use super::client::Client;
+use super::edit::{Edit, forget_statements};
 use super::end::Stop;
 use super::inspect::{HELD, Inspector, Verdict};
 use super::phase::Phase;
 use super::pins::Pin;
-use super::rewrite::{Edit, forget_statements};
 use super::said::{drops_statements, patched, read_error, with_own_name};
 use super::telling::Asked;
 use super::watch::Signal;
@@ -26,8 +26,8 @@ use crate::metrics::CancelCause;
 use crate::net::{Moment, now};
 use crate::pool::{Lease, with_scratch};
 use crate::upstream::{State, note_reported};
-use crate::wire::Status;
 use crate::wire::scan::Side;
+use crate::wire::{Status, message};
 
 /// Where a lease's first bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct Relay<'a> {
     pub(super) is_straight: bool,
     /// The server has reported a setting.
     pub(super) has_reported: bool,
+    /// Something was sent that may drop all prepared statements, now or once its portal is executed.
+    pub(super) may_drop: bool,
     /// What is changed in the server's answers.
     pub(super) edit: Option<Box<Edit>>,
     /// Which version of what is known of the database's functions it goes by.
@@ -105,6 +107,7 @@ impl<'a> Relay<'a> {
             is_late: false,
             is_straight: true,
             has_reported: false,
+            may_drop: false,
             edit: None,
             ears,
             ahead: None,
@@ -139,7 +142,8 @@ impl<'a> Relay<'a> {
             }
             First::Nothing => {
                 self.go_on(self.began);
-                Ok(())
+                // What waited for the end of what was before it.
+                if message::first(&self.client.held).is_some() { self.request(&[]) } else { Ok(()) }
             }
         };
         self.stopped = match begun {
@@ -147,17 +151,6 @@ impl<'a> Relay<'a> {
             Err(Stop::ServerLost) if !self.server_has_bytes => Some(Stop::Unsent),
             Err(stop) => Some(stop),
         };
-    }
-
-    /// The client has kept its server connection, and has asked nothing of it yet.
-    fn go_on(&mut self, now: Moment) {
-        let Some((pins, before)) = self.client.kept.take() else { return };
-        self.inspector.resume(pins);
-        self.client.watch.enter(Phase::Pinned, now);
-        self.client.watch.set(|timing| timing.transaction_since = None);
-        self.pinned = self.inspector.pin();
-        let Some(pin) = self.pinned else { return };
-        self.count_pin(pin, before != Some(pin));
     }
 
     #[inline]
@@ -364,9 +357,10 @@ impl<'a> Relay<'a> {
                         self.has_reported = true;
                     }
                     b'C' if frame.body == b"ROLLBACK\0" => self.inspector.undone(),
+                    b'1' => self.inspector.unnamed().parsed(),
                     b'E' => {
                         self.is_straight = false;
-                        self.inspector.undone();
+                        self.client.note_failure(&mut self.inspector);
                         if frame.is_whole()
                             && self.edit.is_some()
                             && let Some(error) = with_own_name(frame.body, &self.client.names, prepared)

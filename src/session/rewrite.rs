@@ -1,158 +1,28 @@
 //! A lease whose client uses prepared statements: its messages are rewritten for the server, and the server's answers for it (checklist D2-D9).
 //! What is rewritten goes into one buffer of the worker's and out in one send. Answers pass untouched unless a note is open.
 
-use std::cell::RefCell;
-
+use super::client::Client;
 use super::deadline::{Neutral, neutral};
+use super::edit::{Edit, forget_statements, one_execution, with_spare};
 use super::end::Stop;
-use super::inspect::{Remember, Verdict};
+use super::inspect::{Inspector, Remember, Turn, Verdict};
 use super::names::Names;
 use super::pins::may_pin;
 use super::relay::Relay;
-use super::said::{begins_stale, drops_statements, read_error, with_own_name};
-use super::statements::{Clerk, Notes, Piece, Rewritten};
+use super::said::{begins_stale, drops_statements, read_error};
+use super::statements::{Clerk, OfUnnamed, Piece, Rewritten, must_wait};
 use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Pool;
-use crate::upstream::{Answer, Owed, Prepared, Settings, State, note_reported};
-use crate::wire::Status;
-use crate::wire::message::{self, Fields};
+use crate::upstream::{Settings, State, note_reported};
+use crate::wire::message;
 use crate::wire::scan::Side;
 use crate::wire::sql::{self, Effects, Mention};
 
 /// The longest batch that is kept for a second try, in bytes.
 const RETRY: usize = 8 << 10;
-/// The largest buffer that a worker keeps for its next use, in bytes, and how many edits.
-const SPARE_BYTES: usize = 64 << 10;
-const SPARE_EDITS: usize = 64;
 /// An unnamed statement that has been bound is remembered for a later transaction only up to this length, in bytes: hardly anybody binds one again.
 const BOUND_UNNAMED: usize = 1 << 10;
-
-thread_local! {
-    #[expect(clippy::vec_box, reason = "they are handed out in their boxes")]
-    static SPARE: RefCell<(Vec<u8>, Vec<Box<Edit>>)> = const { RefCell::new((Vec::new(), Vec::new())) };
-}
-
-/// What is changed in the messages of one lease.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
-#[derive(Debug, Default)]
-pub struct Edit {
-    notes: Notes,
-    /// A head that a chunk's end has cut: whether the client is to see its message is not known yet.
-    carry: Vec<u8>,
-    /// The rest of the current message is not for the client.
-    dropping: bool,
-    /// The client's last batch, where it could be run again.
-    retry: Vec<u8>,
-    /// It has failed and is run again once its answer has ended.
-    healing: bool,
-    /// That was done once: a second failure is the client's.
-    healed: bool,
-    /// What is healing has not failed, but waits for what it speaks of to be prepared.
-    prepares: bool,
-    /// That is done, for the message that is rewritten now.
-    has_prepared: bool,
-    /// The message that is rewritten now is one of those that wait ..
-    puts_off: bool,
-    /// .. until everything before them is answered.
-    later: Vec<u8>,
-}
-
-impl Edit {
-    #[inline]
-    fn is_needed(&self) -> bool {
-        !self.notes.is_empty() || !self.retry.is_empty() || !self.carry.is_empty() || self.dropping || !self.later.is_empty()
-    }
-
-    /// Whether the client is to see a frame as it is; what it is to see instead is written.
-    fn shows(&mut self, answer: Answer, body: &[u8], out: &mut Vec<u8>) -> bool {
-        if self.prepares && answer == Answer::Fails {
-            self.give_up();
-        }
-        match answer {
-            Answer::Ends => self.notes.ended(),
-            Answer::Fails if !self.healing => match self.notes.replacement(Fields::new(body)) {
-                Some(error) => {
-                    out.extend_from_slice(&error);
-                    false
-                }
-                None => true,
-            },
-            Answer::Passes | Answer::Fails => true,
-        }
-    }
-
-    /// An error that speaks of what the client has not said, in its words.
-    #[cold]
-    fn in_own_words(&self, body: &[u8], owed: &Owed, names: &Names, prepared: &Prepared) -> Option<Vec<u8>> {
-        let ready = owed.batch().wrapping_sub(owed.readies().into()).wrapping_add(1);
-        self.notes.undone(ready, body).or_else(|| with_own_name(body, names, prepared))
-    }
-
-    /// The batch that might be run again is not the last any more.
-    #[inline]
-    pub(super) fn more_was_sent(&mut self) {
-        self.retry.clear();
-    }
-
-    fn say_due(&mut self, owed: &mut Owed, out: &mut Vec<u8>) {
-        while owed.take_local() {
-            self.notes.say_local(out);
-        }
-    }
-
-    /// What a message speaks of could not be prepared: it has failed with that.
-    #[cold]
-    fn give_up(&mut self) {
-        (self.prepares, self.healing) = (false, false);
-        self.later = message::first(&self.retry).map_or_else(Vec::new, |(_, rest)| rest.to_vec());
-        self.retry.clear();
-    }
-
-    fn empty(&mut self) {
-        self.carry.clear();
-        self.retry.clear();
-        self.later.clear();
-        (self.dropping, self.healing, self.healed, self.prepares, self.puts_off) = (false, false, false, false, false);
-    }
-}
-
-/// The server has dropped all prepared statements that it had when the last unanswered command was sent.
-#[cold]
-pub fn forget_statements(edit: Option<&Edit>, names: &mut Names, prepared: &mut Prepared) {
-    let none = Notes::default();
-    let notes = edit.map_or(&none, |edit| &edit.notes);
-    names.clear(notes);
-    prepared.clear_but(|id| notes.prepares(id));
-}
-
-/// What of a batch would be run again if its first message at the server failed: all behind its Parses, which were answered here. `None` where more than one thing
-/// would be done, so that it cannot be.
-fn one_execution(batch: &[u8]) -> Option<&[u8]> {
-    let (mut rest, mut again, mut executions) = (batch, batch, 0);
-    while let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() {
-        let is_first = rest.len() == again.len();
-        rest = rest.get(u32::from_be_bytes([a, b, c, d]) as usize + 1..)?;
-        match kind {
-            b'P' if is_first => again = rest,
-            b'B' | b'D' => {}
-            b'E' => executions += 1,
-            b'S' if rest.is_empty() && executions <= 1 => return Some(again),
-            _ => return None,
-        }
-    }
-    None
-}
-
-fn with_spare<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    let mut spare = SPARE.with_borrow_mut(|(bytes, _)| std::mem::take(bytes));
-    let outcome = work(&mut spare);
-    if spare.capacity() <= SPARE_BYTES {
-        spare.clear();
-        SPARE.with_borrow_mut(|(bytes, _)| *bytes = spare);
-    }
-    outcome
-}
 
 /// Who rewrites the messages of a client, with its names and settings and its pool, for a server of this state.
 fn clerk<'a>(
@@ -164,7 +34,32 @@ fn clerk<'a>(
 ) -> Clerk<'a> {
     let bound = pool.upstream.times.load().prepared_bytes;
     let (notes, known, has_prepared) = (&mut edit.notes, &pool.statements, edit.has_prepared);
-    Clerk { names, notes, owed, prepared, known, settings, bound, has_prepared, tells_all, out }
+    Clerk { names, notes, owed, prepared, known, settings, bound, has_prepared, unnamed_before: None, tells_all, out }
+}
+
+impl Client {
+    /// Something has failed.
+    pub(super) fn note_failure(&mut self, inspector: &mut Inspector) {
+        if inspector.failed() {
+            self.unnamed.clear();
+        }
+    }
+
+    /// A message is put off: where it is the Parse of the unnamed statement, that has not become of it what was noted.
+    fn put_off(&mut self, inspector: &mut Inspector, kind: u8, body: &[u8], before: Option<Box<OfUnnamed>>) {
+        if kind == b'P' && body.first() == Some(&0) {
+            inspector.unnamed().put_back(false);
+            self.unnamed = before.map_or_else(Vec::new, |before| before.definition);
+        }
+    }
+
+    /// What was to become of the unnamed statement was discarded, if anything was.
+    fn put_back_unnamed(&mut self, inspector: &mut Inspector, before: Option<OfUnnamed>) {
+        if let Some(OfUnnamed { is_here, definition }) = before {
+            inspector.unnamed().put_back(is_here);
+            self.unnamed = definition;
+        }
+    }
 }
 
 impl Relay<'_> {
@@ -172,29 +67,24 @@ impl Relay<'_> {
     #[inline]
     pub(super) fn inspect(&mut self, bytes: &[u8]) -> Result<Verdict, Stop> {
         let owed = &mut self.lease.server_mut().state.owed;
-        let is_skipping = owed.is_skipping();
-        let verdict = self.inspector.read(bytes, |kind| owed.sent(kind)).map_err(Stop::Malformed)?;
+        self.may_drop &= !owed.is_settled();
+        let owes = owed.owes();
+        let turn = Turn { is_skipping: owed.is_skipping(), in_batch: owes && owed.has_open_batch(), owes };
+        let verdict = self.inspector.read(bytes, turn, |kind| owed.sent(kind)).map_err(Stop::Malformed)?;
         if self.inspector.has_news() {
-            self.heed_news(bytes, is_skipping);
+            self.heed_news(bytes);
         }
         Ok(verdict)
     }
 
-    fn heed_news(&mut self, bytes: &[u8], is_skipping: bool) {
+    fn heed_news(&mut self, bytes: &[u8]) {
         if let Some(remember) = self.inspector.take_remember() {
             self.client.unnamed.clear();
             if let Remember::Range(range) = remember {
                 self.client.unnamed.extend_from_slice(&bytes[range.start as usize..range.end as usize]);
             }
         }
-        if self.inspector.take_drops() {
-            let State { owed, prepared, .. } = &mut *self.lease.server_mut().state;
-            // In a transaction that has failed the command will fail, too.
-            if !is_skipping && (owed.status() != Status::Failed || owed.readies() > 1) {
-                self.client.names.clear(&Notes::default());
-                prepared.doom_all(|_| false);
-            }
-        }
+        self.may_drop |= self.inspector.take_drops();
     }
 
     /// Sends a chunk on whose message behind `plain` bytes is about a prepared statement, and perhaps others behind it.
@@ -204,12 +94,12 @@ impl Relay<'_> {
         let is_fresh = state.owed.is_settled();
         if self.edit.is_none() {
             state.prepared.next_turn();
-            self.edit = Some(SPARE.with_borrow_mut(|(_, edits)| edits.pop()).unwrap_or_default());
+            self.edit = Some(Edit::spare());
         }
         with_spare(|out| {
             let ending = self.rewrite(bytes, plain, out);
-            if self.is_full() {
-                // Nothing more is read before the server has answered, and it may be waiting for a Sync to do so.
+            if self.is_full() || self.puts_off_rest() {
+                // Nothing more is sent before the server has answered, and it may be waiting for a Sync to do so.
                 out.extend_from_slice(b"H\0\0\0\x04");
             }
             self.send_to_server(out)?;
@@ -228,7 +118,26 @@ impl Relay<'_> {
         {
             edit.retry.extend_from_slice(again);
         }
-        Ok(())
+        self.send_later()
+    }
+
+    /// Whether the rest of a batch waits until all before it is answered.
+    fn puts_off_rest(&self) -> bool {
+        let is_open = self.lease.server().state.owed.has_open_batch();
+        is_open && self.edit.as_ref().is_some_and(|edit| !edit.later.is_empty() && !edit.prepares)
+    }
+
+    /// Sends on what was put off, where all before it is answered.
+    fn send_later(&mut self) -> Result<(), Stop> {
+        let owed = &self.lease.server().state.owed;
+        let is_answered = !owed.owes() || owed.is_copying_in();
+        match self.edit.as_deref_mut() {
+            Some(edit) if is_answered && !edit.later.is_empty() => {
+                let later = std::mem::take(&mut edit.later);
+                self.forward(&later)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn rewrite(&mut self, bytes: &[u8], mut plain: usize, out: &mut Vec<u8>) -> Result<(), Stop> {
@@ -263,12 +172,19 @@ impl Relay<'_> {
         let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() else { return Ok(0) };
         let total = u32::from_be_bytes([a, b, c, d]) as usize + 1;
         let piece = Piece { bytes: &rest[..rest.len().min(total)], total };
-        let is_heard = !self.lease.server().state.owed.is_skipping() && !self.lease.server().state.owed.is_copying_in();
-        if let Some(neutral) = is_heard.then(|| neutral(kind, piece.bytes.get(5..).unwrap_or_default())).flatten() {
+        let owed = &self.lease.server().state.owed;
+        let (owes, is_heard) = (owed.owes(), !owed.is_skipping() && !owed.is_copying_in());
+        let must_wait = must_wait(kind, owed, self.may_drop);
+        let body = piece.bytes.get(5..).unwrap_or_default();
+        if is_heard && (must_wait || owes && self.inspector.unnamed().is_in_doubt(kind, body)) {
+            self.edit.get_or_insert_with(Edit::spare).puts_off = true;
+            return Ok(0);
+        }
+        if let Some(neutral) = is_heard.then(|| neutral(kind, body)).flatten() {
             return self.rewrite_terms(kind, piece, &neutral, out);
         }
         if self.client.own.is_some() && is_heard {
-            self.client.note_own(kind, piece.bytes.get(5..).unwrap_or_default(), None).map_err(Stop::fault)?;
+            self.client.note_own(kind, body, None).map_err(Stop::fault)?;
             self.set_until();
         }
         self.rewrite_piece(kind, piece, out)
@@ -340,7 +256,13 @@ impl Relay<'_> {
                 return Ok(piece.bytes.len());
             }
         }
+        if matches!((kind, body), (b'P', [0, ..]) | (b'C', [b'S', 0, ..])) && !clerk.is_out_of_turn() {
+            let before = self.inspector.unnamed().may_be_discarded();
+            clerk.unnamed_before =
+                before.map(|is_here| Box::new(OfUnnamed { is_here, definition: std::mem::take(&mut self.client.unnamed) }));
+        }
         let rewritten = clerk.rewrite(kind, piece, &self.client.unnamed);
+        let unnamed_before = clerk.unnamed_before.take();
         self.client.watch.tenant.borrow().numbers.count_statements(clerk.notes.take_steps());
         match rewritten {
             Rewritten::AsItIs => {}
@@ -357,13 +279,19 @@ impl Relay<'_> {
             Rewritten::Speaks => {
                 let text = if kind == b'Q' { message::query(body) } else { message::parse(body).map(|(_, text)| text) }.unwrap_or(body);
                 self.runs_others(sql::session_state(text), text, is_whole);
+                if kind == b'P' {
+                    self.client.unnamed.clear();
+                }
                 if kind == b'P' && is_whole && self.inspector.can_recall() {
-                    self.client.unnamed = body[1..].to_vec();
+                    self.client.unnamed.extend_from_slice(&body[1..]);
                     self.inspector.recall();
                 }
             }
             Rewritten::Prepares => (edit.prepares, edit.puts_off) = (true, true),
-            Rewritten::Later => edit.puts_off = true,
+            Rewritten::Later => {
+                edit.puts_off = true;
+                self.client.put_off(&mut self.inspector, kind, body, unnamed_before);
+            }
             Rewritten::NameTooLong => {
                 let what = "a prepared statement or portal with a name of many kilobytes";
                 return Err(Stop::fault(Fault::Unsupported(what)));
@@ -456,6 +384,9 @@ impl Relay<'_> {
             Ok((answered, last_words))
         })?;
         let is_over = answered > 0 && self.edited(answered)?;
+        if !is_over {
+            self.send_later()?;
+        }
         self.pass_last_words(is_over, &last_words)
     }
 
@@ -470,12 +401,13 @@ impl Relay<'_> {
                 self.run_again(&batch).map(|()| false)
             }
             Some(edit) if !edit.later.is_empty() && !self.lease.server().state.owed.owes() => {
-                let later = std::mem::take(&mut edit.later);
-                if self.answered(answered)? {
-                    self.client.held = later;
-                    return Ok(true);
+                // The lease may be over with this, or be examined first.
+                self.client.held = std::mem::take(&mut edit.later);
+                let is_over = self.answered(answered)?;
+                if let Some(edit) = self.edit.as_deref_mut().filter(|_| !is_over) {
+                    edit.later = std::mem::take(&mut self.client.held);
                 }
-                self.forward(&later).map(|()| false)
+                Ok(is_over)
             }
             _ => self.answered(answered),
         }
@@ -502,8 +434,8 @@ impl Relay<'_> {
         while let Some(frame) = walk.next().map_err(|_| Stop::ServerLost)? {
             let piece = &bytes[at..walk.position()];
             at = walk.position();
-            let answer = owed.received(frame.kind, frame.status);
-            let mut is_shown = edit.shows(answer, frame.body, out);
+            let mut is_shown = edit.shows(owed.received(frame.kind, frame.status), frame.body, out);
+            let is_healing = edit.hides(frame.kind);
             match frame.kind {
                 b'Z' => {
                     answered += 1;
@@ -520,23 +452,23 @@ impl Relay<'_> {
                     self.has_reported = true;
                 }
                 b'C' if frame.body == b"ROLLBACK\0" => self.inspector.undone(),
+                b'1' => self.inspector.unnamed().parsed(),
                 b'E' => {
                     if let Some(ears) = self.ears.as_deref_mut().filter(|_| edit.healing) {
                         ears.failed();
                     }
                     self.is_straight = false;
-                    self.inspector.undone();
+                    self.client.note_failure(&mut self.inspector);
+                    let unnamed = edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
+                    self.client.put_back_unnamed(&mut self.inspector, unnamed);
                     if is_shown && !edit.healing && frame.is_whole() {
-                        let renamed = edit.in_own_words(frame.body, owed, &self.client.names, prepared);
-                        is_shown = renamed.is_none();
-                        out.extend_from_slice(&renamed.unwrap_or_default());
+                        is_shown = !edit.says_in_own_words(frame.body, (owed, &self.client.names, prepared), out);
                     }
                     end = end.or((read_error(frame.body, prepared, signs) && !owed.owes()).then_some(out.len()));
-                    edit.notes.take_back(owed.take_dropped() as usize, &mut self.client.names, prepared);
                 }
                 _ => {}
             }
-            if is_shown && !edit.healing {
+            if is_shown && !is_healing {
                 out.append(&mut edit.carry);
                 out.extend_from_slice(piece);
             }
@@ -544,7 +476,7 @@ impl Relay<'_> {
             if frame.is_whole() || frame.kind == b'Z' {
                 edit.say_due(owed, out);
             } else {
-                edit.dropping = !is_shown || edit.healing;
+                edit.dropping = !is_shown || is_healing;
             }
         }
         if at < bytes.len() {
@@ -559,7 +491,7 @@ impl Relay<'_> {
     /// These bytes of the client's go out when what was just sent is answered; the client sees nothing of that.
     #[cold]
     pub(super) fn run_after_answer(&mut self, bytes: &[u8]) {
-        let edit = self.edit.get_or_insert_with(|| SPARE.with_borrow_mut(|(_, edits)| edits.pop()).unwrap_or_default());
+        let edit = self.edit.get_or_insert_with(Edit::spare);
         edit.retry = bytes.to_vec();
         edit.healing = true;
     }
@@ -582,15 +514,11 @@ impl Relay<'_> {
         let Some(mut edit) = self.edit.take() else { return };
         let state = &mut self.lease.server_mut().state;
         if !edit.notes.is_empty() {
-            edit.notes.take_back_all(&mut self.client.names, &mut state.prepared);
+            let unnamed = edit.notes.take_back_all(&mut self.client.names, &mut state.prepared);
+            self.client.put_back_unnamed(&mut self.inspector, unnamed);
             // Which of them the server has done is not known any more.
             state.dirty = true;
         }
-        edit.empty();
-        SPARE.with_borrow_mut(|(_, edits)| {
-            if edits.len() < SPARE_EDITS {
-                edits.push(edit);
-            }
-        });
+        edit.put_by();
     }
 }

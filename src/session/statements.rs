@@ -3,184 +3,31 @@
 //! What is done for a message is done at once, as if it would succeed, so that what follows it in the same pipeline finds it; a note remembers how to take it
 //! back, and what becomes of the answer. Notes are kept in the order of the answers. Checklist D1-D7, D11.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+
+mod notes;
+
+use notes::{Note, Server, Show};
+pub use notes::{Notes, OfUnnamed, Place};
 
 use super::names::{Names, key};
 use super::said::Moves;
 use crate::fault::Fault;
 use crate::metrics::StatementStep;
 use crate::upstream::{Owed, Prepared, SERVER_NAME, ServerName, Settings, Statement, Statements};
-use crate::wire::message::Fields;
 use crate::wire::sql::{self, Effects};
-use crate::wire::{Status, message, say, sqlstate};
+use crate::wire::{Status, message, say};
 
-/// How many notes may be open before nothing more is read from the client.
-const NOTES: usize = 4096;
 /// A name that no statement has on any server.
 const NOBODYS: &[u8] = b"nobody's: not prepared";
 
-/// What becomes of the answer to a noted message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Show {
-    /// The client has it as it comes.
-    Pass,
-    /// The message was the proxy's own.
-    Swallow,
-    /// There was no message: the client is told this.
-    Say(u8),
-    /// The name is given already: the server's error is to speak of this one.
-    Exists(Box<[u8]>),
-    /// The message stands in for one that is refused: the client is told this.
-    Refused(BytesMut),
-}
-
-/// What is not so on the server if the message has not come to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Server {
-    Untouched,
-    /// The statement is not prepared.
-    Lacks(u64, ServerName),
-    /// The name is still taken.
-    Keeps(ServerName),
-}
-
-/// What a name meant before.
-type Before = Option<Arc<Statement>>;
-
-#[derive(Debug)]
-struct Note {
-    show: Show,
-    server: Server,
-    /// The batch that its message belongs to.
-    batch: u64,
-    /// A name, and what it meant before.
-    name: Option<(Box<[u8]>, Before)>,
-}
-
-impl Note {
-    fn new(show: Show, server: Server) -> Self {
-        Self { show, server, batch: 0, name: None }
-    }
-}
-
-/// What is to be done when answers come, oldest first: one for each noted message and local answer of the account.
-#[derive(Debug, Default)]
-pub struct Notes {
-    open: VecDeque<Note>,
-    /// Names that are the client's until the server says that it has dropped a statement, in the order in which it will; not of statements that only it knows.
-    deallocating: VecDeque<Option<Box<[u8]>>>,
-    /// What the server has been told in place of texts, each with the number of the ReadyForQuery that ends what it is about.
-    moves: VecDeque<(u64, Moves)>,
-    /// What became of statements with names since this was last asked.
-    steps: [u32; StatementStep::ALL.len()],
-}
-
-impl Notes {
-    /// Whether a message without an answer gives this name to a statement.
-    pub fn names(&self, name: &[u8]) -> bool {
-        self.open.iter().any(|note| note.name.as_ref().is_some_and(|(noted, _)| **noted == *name))
-    }
-
-    fn count(&mut self, step: StatementStep) {
-        self.steps[step.index()] = self.steps[step.index()].saturating_add(1);
-    }
-
-    /// What became of statements with names since this was last asked.
-    #[inline]
-    pub fn take_steps(&mut self) -> [u32; StatementStep::ALL.len()] {
-        std::mem::take(&mut self.steps)
-    }
-
-    /// Whether the server's answers can pass as they come.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.deallocating.is_empty() && self.moves.is_empty()
-    }
-
-    /// Whether so many are open that nothing more is to be read from the client.
-    pub fn is_full(&self) -> bool {
-        self.open.len() >= NOTES
-    }
-
-    /// The server has dropped one statement.
-    pub fn deallocated(&mut self, names: &mut Names) {
-        if let Some(name) = self.deallocating.pop_front().flatten() {
-            names.set(name, None);
-        }
-    }
-
-    /// The server has said that it is ready, so many times in all: what it was to drop before that it has dropped or never will.
-    pub fn ready(&mut self, times: u64) {
-        self.deallocating.clear();
-        while self.moves.front().is_some_and(|(ready, _)| *ready <= times) {
-            self.moves.pop_front();
-        }
-    }
-
-    /// An error that comes before the server is ready for this time, where it speaks of a text that was not the client's: in the client's words.
-    pub fn undone(&self, ready: u64, error: &[u8]) -> Option<Vec<u8>> {
-        self.moves.iter().filter(|(noted, _)| *noted == ready).find_map(|(_, moves)| moves.undone(error))
-    }
-
-    /// The oldest noted message has come to its end: whether the client is to see that.
-    pub fn ended(&mut self) -> bool {
-        self.open.pop_front().is_none_or(|note| note.show != Show::Swallow)
-    }
-
-    /// The turn of the oldest local answer has come.
-    pub fn say_local(&mut self, out: &mut Vec<u8>) {
-        if let Some(Note { show: Show::Say(kind), .. }) = self.open.pop_front() {
-            out.extend_from_slice(&[kind, 0, 0, 0, 4]);
-        }
-    }
-
-    /// The error that the client is to hear in place of this one, which is the oldest noted message's.
-    pub fn replacement(&self, error: Fields<'_>) -> Option<BytesMut> {
-        match self.open.front() {
-            Some(Note { show: Show::Exists(name), .. }) if error.sqlstate() == Some(sqlstate::DUPLICATE_STATEMENT_NAME.as_bytes()) => {
-                let mut said = BytesMut::new();
-                Fault::StatementExists { name: String::from_utf8_lossy(name).into_owned() }.say(&mut said, true);
-                Some(said)
-            }
-            Some(Note { show: Show::Refused(said), .. }) => Some(said.clone()),
-            _ => None,
-        }
-    }
-
-    /// Takes back what the oldest so many were to do, the newest of them first.
-    pub fn take_back(&mut self, count: usize, names: &mut Names, prepared: &mut Prepared) {
-        let count = count.min(self.open.len());
-        for note in self.open.drain(..count).rev() {
-            match note.server {
-                Server::Untouched => {}
-                Server::Lacks(id, name) => prepared.forget_name(id, name),
-                Server::Keeps(name) => prepared.doom_again(name),
-            }
-            if let Some((name, before)) = note.name {
-                names.set(name, before);
-            }
-        }
-    }
-
-    /// Takes back all.
-    pub fn take_back_all(&mut self, names: &mut Names, prepared: &mut Prepared) {
-        self.take_back(self.open.len(), names, prepared);
-        self.deallocating.clear();
-        self.moves.clear();
-    }
-
-    /// Whether this statement is prepared on the server only if nothing fails in a batch before this one.
-    fn is_uncertain(&self, id: u64, batch: u64) -> bool {
-        self.open.iter().any(|note| matches!(note.server, Server::Lacks(noted, _) if noted == id) && note.batch != batch)
-    }
-
-    /// Whether this statement was prepared on the server by a message that has no answer yet.
-    pub fn prepares(&self, id: u64) -> bool {
-        self.open.iter().any(|note| matches!(note.server, Server::Lacks(noted, _) if noted == id))
-    }
+/// Whether what a message of this type means, and whether the server will heed it, depends on what the server still owes. `may_drop` says that something was sent
+/// that may drop all statements, or that a portal is there that does so once it is executed.
+pub fn must_wait(kind: u8, owed: &Owed, may_drop: bool) -> bool {
+    let may_be_skipped = matches!(kind, b'Q' | b'F') && owed.has_open_batch();
+    (may_drop || may_be_skipped) && owed.owes() && !owed.is_copying_in() && !owed.is_skipping()
 }
 
 /// Writes what a server is sent in place of a client's messages about statements.
@@ -201,6 +48,8 @@ pub struct Clerk<'a> {
     pub bound: usize,
     /// What this message speaks of was prepared for it just now.
     pub has_prepared: bool,
+    /// The message is about the unnamed statement and may be discarded: what was so before.
+    pub unnamed_before: Option<Box<OfUnnamed>>,
     /// Whether it is told also which statement is run that has no effects.
     pub tells_all: bool,
     /// The bytes for the server.
@@ -263,6 +112,11 @@ impl Clerk<'_> {
                 }
             }
             (b'P', _) => self.parse(piece).unwrap_or(Rewritten::NameTooLong),
+            (b'C', [b'S', 0]) => {
+                self.pass(piece);
+                Rewritten::AsItIs
+            }
+            (b'C', [_, name @ .., _]) if self.is_unsettled(name) => Rewritten::Later,
             (b'C', [_, name @ .., _]) if self.names.may_be_by_text(name) && !self.names.has(name) => {
                 self.pass(piece);
                 Rewritten::Frees
@@ -325,6 +179,11 @@ impl Clerk<'_> {
         self.owed.is_skipping() || self.owed.is_copying_in()
     }
 
+    /// Whether what the client has by this name depends on what the server is still to say of an earlier batch.
+    fn is_unsettled(&self, name: &[u8]) -> bool {
+        self.owed.owes() && self.notes.is_unsettled(name, self.owed.batch())
+    }
+
     /// A Parse with a name. `None` where not even that is all here.
     fn parse(&mut self, piece: Piece<'_>) -> Option<Rewritten> {
         let body = piece.bytes.get(5..).unwrap_or_default();
@@ -337,6 +196,9 @@ impl Clerk<'_> {
             }
             return self.parse_long(piece).map(|()| Rewritten::OnlyHere);
         };
+        if self.is_unsettled(name) {
+            return Some(Rewritten::Later);
+        }
         if self.names.has(name) {
             // The server says so itself, of a name that it knows, unless it finds another fault first.
             let taken = self.take_name().written();
@@ -369,8 +231,7 @@ impl Clerk<'_> {
         let before = self.names.set(key(name).into(), Some(statement));
         note.name = Some((key(name).into(), before));
         if is_here {
-            self.owed.answer_locally();
-            self.notes.open.push_back(note);
+            self.answer(note);
         } else {
             self.note(note);
         }
@@ -406,6 +267,9 @@ impl Clerk<'_> {
             message::bind(body).ok().filter(|_| kind == b'B').or_else(|| Some((&[][..], message::describe(body).ok()?.1)))?;
         // Behind the head come the portal and its zero, or the one letter that says what is described.
         let at = if kind == b'B' { 6usize.saturating_add(first.len()) } else { 6 };
+        if self.is_unsettled(name) {
+            return Some(Rewritten::Later);
+        }
         let Some(statement) = self.names.find(name).cloned() else {
             // The server says itself that there is none, unless the name is one of ours.
             let unknown = if name.starts_with(SERVER_NAME) { NOBODYS } else { name };
@@ -417,6 +281,9 @@ impl Clerk<'_> {
             Some(instead) => {
                 let once = self.name_once(&instead);
                 self.prepared.doom_again(once);
+                let mut moves = Moves::default();
+                moves.rename(&once.written(), name);
+                self.remember_moves(b'P', moves);
                 once
             }
             None => self.name_here(&statement),
@@ -434,8 +301,7 @@ impl Clerk<'_> {
         let before = self.names.set(key(name).into(), None);
         let mut note = Note::new(Show::Say(b'3'), Server::Untouched);
         note.name = Some((key(name).into(), before));
-        self.owed.answer_locally();
-        self.notes.open.push_back(note);
+        self.answer(note);
     }
 
     /// The unnamed statement is to be there: a Parse of the client's, of an earlier transaction.
@@ -456,7 +322,18 @@ impl Clerk<'_> {
     pub fn pass(&mut self, piece: Piece<'_>) {
         self.out.extend_from_slice(piece.bytes);
         if let Some(kind) = piece.bytes.first() {
-            self.owed.sent(*kind);
+            self.sent(*kind);
+        }
+    }
+
+    fn sent(&mut self, kind: u8) {
+        match self.unnamed_before.take() {
+            Some(before) if !self.is_out_of_turn() => {
+                let mut note = Note::new(Show::Pass, Server::Untouched);
+                note.unnamed = Some(before);
+                self.note(note);
+            }
+            _ => self.owed.sent(kind),
         }
     }
 
@@ -488,22 +365,30 @@ impl Clerk<'_> {
     /// that would.
     fn deallocate(&mut self, kind: u8, name: &[u8]) {
         let is_aborted = self.owed.status() == Status::Failed && self.owed.readies() == 0;
-        let text = [b"DEALLOCATE ", &self.take_name().written()[..]].concat();
-        if is_aborted {
-            // It will fail, unless its own batch has ended the transaction.
-            self.notes.deallocating.push_back(Some(name.into()));
-        } else if let Some(note) = self.notes.open.back_mut() {
-            note.name = Some((name.into(), self.names.set(name.into(), None)));
-        }
+        let stand_in = self.take_name().written();
+        let text = [b"DEALLOCATE ", &stand_in[..]].concat();
         if kind == b'Q' {
             let mut query = BytesMut::new();
             say::query_bytes(&mut query, &text);
             self.out.extend_from_slice(&query);
-            self.owed.sent(b'Q');
         } else {
             self.parse_as(b"", &[&text[..], &[0, 0, 0]].concat());
-            self.owed.sent(b'P');
         }
+        self.sent(kind);
+        let mut moves = Moves::default();
+        moves.rename(&stand_in, name);
+        self.remember_moves(kind, moves);
+        if kind == b'Q' || is_aborted {
+            self.notes.deallocates(self.place(kind), Some(key(name).into()));
+        } else if let Some(note) = self.notes.open.back_mut() {
+            note.name = Some((key(name).into(), self.names.set(key(name).into(), None)));
+        }
+    }
+
+    /// Where the answer to a message of this type comes that was sent last.
+    fn place(&self, kind: u8) -> Place {
+        let is_query = kind == b'Q';
+        Place { ready: if is_query { self.owed.batch() } else { self.owed.batch().wrapping_add(1) }, is_query }
     }
 
     /// A name that is taken on this server, by a statement that does nothing: that can be prepared even in a transaction that has failed.
@@ -568,6 +453,12 @@ impl Clerk<'_> {
 
     fn note(&mut self, note: Note) {
         self.owed.sent_noted();
+        self.notes.open.push_back(Note { batch: self.owed.batch(), ..note });
+    }
+
+    /// The client is answered here, in the place of this note.
+    fn answer(&mut self, note: Note) {
+        self.owed.answer_locally();
         self.notes.open.push_back(Note { batch: self.owed.batch(), ..note });
     }
 

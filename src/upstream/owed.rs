@@ -97,6 +97,11 @@ impl Owed {
         self.runs.iter().filter(|run| matches!(run.part, Part::Sync | Part::Query)).map(|run| run.count).sum()
     }
 
+    /// Whether what the server says next is the answer to a Query or FunctionCall, or part of one.
+    pub fn is_answering_query(&self) -> bool {
+        self.runs.front().is_some_and(|run| run.part == Part::Query)
+    }
+
     /// Whether the server waits for the client's COPY data.
     pub fn is_copying_in(&self) -> bool {
         self.copying_in

@@ -28,16 +28,16 @@ fn sync() -> Vec<u8> {
 
 fn read(inspector: &mut Inspector, messages: &[Vec<u8>]) -> (Verdict, String) {
     let mut sent = String::new();
-    let verdict = inspector.read(&messages.concat(), |kind| sent.push(char::from(kind))).unwrap();
+    let verdict = inspector.read(&messages.concat(), Turn::default(), |kind| sent.push(char::from(kind))).unwrap();
     (verdict, sent)
 }
 
 #[test]
 fn ordinary_traffic_leaves_nothing_behind() {
     let mut inspector = Inspector::default();
-    let messages = [query("SELECT 1"), parse("", "UPDATE t SET x = 1"), bind(""), frame(b'E', b"\0\0\0\0\0"), sync()];
+    let messages = [parse("", "UPDATE t SET x = 1"), bind(""), frame(b'E', b"\0\0\0\0\0"), sync(), query("SELECT 1")];
     let (verdict, sent) = read(&mut inspector, &messages);
-    assert_eq!((verdict, sent.as_str()), (Verdict::Forward(messages.concat().len()), "QPBES"));
+    assert_eq!((verdict, sent.as_str()), (Verdict::Forward(messages.concat().len()), "PBESQ"));
     assert_eq!((inspector.pin(), inspector.is_dirty(), inspector.at_edge()), (None, false, true));
 }
 
@@ -113,9 +113,8 @@ fn d1_statements_with_names_are_rewritten() {
 fn c10_an_unnamed_statement_of_another_batch_is_remembered_or_pins() {
     let mut inspector = Inspector::new(true);
     let message = parse("", "SELECT 1");
-    read(&mut inspector, &[query("SELECT 1"), message.clone(), sync()]);
-    let at = query("SELECT 1").len();
-    assert_eq!(inspector.take_remember(), Some(Remember::Range(narrow(at + 6)..narrow(at + message.len()))));
+    read(&mut inspector, &[message.clone(), sync()]);
+    assert_eq!(inspector.take_remember(), Some(Remember::Range(narrow(6)..narrow(message.len()))));
     assert_eq!((inspector.pin(), inspector.take_remember()), (None, None));
     read(&mut inspector, &[query("SELECT 1")]);
     assert_eq!(inspector.take_remember(), Some(Remember::Nothing), "a Query destroys it");
@@ -153,12 +152,53 @@ fn small_messages_are_held_until_whole_and_large_ones_stream() {
     assert!(inspector.at_edge());
 }
 
+#[test]
+fn c2_a_query_behind_a_batch_waits_and_what_is_discarded_leaves_nothing() {
+    for renames in [true, false] {
+        let mut inspector = Inspector::new(renames);
+        let batch = [parse("", "SELECT 1"), bind(""), query("LISTEN x"), sync(), query("SELECT 2")];
+        let open = batch[..2].concat().len();
+        assert_eq!(read(&mut inspector, &batch), (Verdict::Rewrite(open), "PB".to_owned()));
+        let behind = batch[2..].concat();
+        let mut sent = String::new();
+        let skipping = Turn { is_skipping: true, ..Turn::default() };
+        let verdict = inspector.read(&behind, skipping, |kind| sent.push(char::from(kind))).unwrap();
+        assert_eq!((verdict, sent.as_str()), (Verdict::Forward(behind.len()), "QSQ"));
+        assert_eq!(inspector.pin(), None, "the server has not listened");
+        assert_eq!(read(&mut inspector, &batch[2..3]), (Verdict::Forward(batch[2].len()), "Q".to_owned()));
+        assert_eq!(inspector.pin(), Some(Pin::Sql(PinReason::Listen)));
+    }
+}
+
+#[test]
+fn d5_what_may_be_discarded_is_noted_and_what_may_be_anothers_is_waited_for() {
+    let mut inspector = Inspector::new(true);
+    // Behind anything that may fail, a Parse may be discarded.
+    assert_eq!(read(&mut inspector, &[query("SELECT 1"), parse("", "SELECT 2")]).0, Verdict::Rewrite(query("SELECT 1").len()));
+    assert_eq!(inspector.unnamed().may_be_discarded(), Some(false));
+    // What is owed is unknown here until a Sync ends the batch.
+    let mut inspector = Inspector::new(true);
+    let (parse, bind) = (parse("", "SELECT 1"), bind(""));
+    let turn = Turn { owes: true, ..Turn::default() };
+    assert_eq!(read(&mut inspector, &[parse.clone(), bind.clone(), sync()]).1, "PBS");
+    assert_eq!(inspector.read(&bind, turn, |_| ()).unwrap(), Verdict::Rewrite(0), "it may have failed");
+    assert!(inspector.unnamed().is_in_doubt(b'B', &bind[5..]));
+    inspector.unnamed().parsed();
+    assert_eq!(inspector.read(&bind, turn, |_| ()).unwrap(), Verdict::Forward(bind.len()));
+    let mut inspector = Inspector::new(true);
+    read(&mut inspector, &[parse, sync()]);
+    assert!(inspector.failed(), "there is none");
+    assert_eq!(inspector.read(&bind, Turn::default(), |_| ()).unwrap(), Verdict::Rewrite(0));
+}
+
 proptest! {
     #[test]
     fn b2_any_split_sends_the_same_messages_on(
         kinds in prop::collection::vec((prop::sample::select(&b"QPBDECHSdcf"[..]), 0usize..60), 1..12),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
+        // A Query behind a batch waits for its end.
+        let kinds: Vec<_> = kinds.into_iter().flat_map(|(kind, length)| if kind == b'Q' { vec![(b'S', 0), (kind, length)] } else { vec![(kind, length)] }).collect();
         let stream: Vec<u8> = kinds.iter().flat_map(|(kind, length)| {
             let body = if *kind == b'B' { [b"\0s\0".as_slice(), &vec![b'x'; *length]].concat() } else { vec![b'x'; *length] };
             frame(*kind, &body)
@@ -168,7 +208,7 @@ proptest! {
         let (mut inspector, mut held, mut sent, mut forwarded) = (Inspector::new(false), Vec::new(), Vec::new(), Vec::new());
         for edge in edges.windows(2) {
             held.extend_from_slice(&stream[edge[0]..edge[1]]);
-            match inspector.read(&held, |kind| sent.push(kind)).unwrap() {
+            match inspector.read(&held, Turn::default(), |kind| sent.push(kind)).unwrap() {
                 Verdict::Forward(count) => forwarded.extend(held.drain(..count)),
                 other => prop_assert!(false, "unexpected {other:?}"),
             }
@@ -181,8 +221,8 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
         let (a, b) = bytes.split_at(cut.index(bytes.len() + 1));
         let mut inspector = Inspector::default();
-        if inspector.read(a, |_| ()).is_ok() {
-            let _ = inspector.read(b, |_| ());
+        if inspector.read(a, Turn::default(), |_| ()).is_ok() {
+            let _ = inspector.read(b, Turn::default(), |_| ());
         }
     }
 }

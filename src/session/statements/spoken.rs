@@ -27,6 +27,9 @@ impl Clerk<'_> {
     /// A Query or an unnamed Parse whose text speaks of statements.
     pub(super) fn speak(&mut self, kind: u8, piece: Piece<'_>, text: &[u8]) -> Rewritten {
         let mentions = sql::spoken(text);
+        if mentions.iter().any(|(_, mention)| mention.name().is_some_and(|name| self.is_unsettled(name))) {
+            return Rewritten::Later;
+        }
         if let [(_, Mention::Drops(name))] = &mentions[..]
             && self.names.has(name)
             && sql::statements(text).count() == 1
@@ -64,10 +67,12 @@ impl Clerk<'_> {
         self.out.extend_from_slice(&instead);
         self.out.extend_from_slice(rest);
         self.end(at);
-        self.owed.sent(kind);
+        self.sent(kind);
         self.remember_moves(kind, moves);
         if kind == b'Q' {
-            self.notes.deallocating.extend(drops);
+            for dropped in drops {
+                self.notes.deallocates(self.place(kind), dropped);
+            }
         }
         Rewritten::Speaks
     }
@@ -190,8 +195,7 @@ impl Clerk<'_> {
     }
 
     /// Errors that the message with this text meets are told in the client's words.
-    fn remember_moves(&mut self, kind: u8, moves: Moves) {
-        let ready = if kind == b'Q' { self.owed.batch() } else { self.owed.batch().wrapping_add(1) };
-        self.notes.moves.push_back((ready, moves));
+    pub(super) fn remember_moves(&mut self, kind: u8, moves: Moves) {
+        self.notes.moves(self.place(kind), moves);
     }
 }

@@ -20,6 +20,16 @@ pub enum Mention {
     Lists(Option<&'static str>),
 }
 
+impl Mention {
+    /// The name of the statement, where it is of one.
+    pub fn name(&self) -> Option<&[u8]> {
+        match self {
+            Self::Runs(name) | Self::Makes(name) | Self::Drops(name) => Some(name),
+            Self::Lists(_) => None,
+        }
+    }
+}
+
 /// What the statement has said so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Head {
