@@ -67,7 +67,7 @@ impl Relay<'_> {
     #[inline]
     pub(super) fn inspect(&mut self, bytes: &[u8]) -> Result<Verdict, Stop> {
         let owed = &mut self.lease.server_mut().state.owed;
-        self.may_drop &= !owed.is_settled();
+        self.may_drop = self.may_drop && !owed.is_settled();
         let owes = owed.owes();
         let turn = Turn { is_skipping: owed.is_skipping(), in_batch: owes && owed.has_open_batch(), owes };
         let verdict = self.inspector.read(bytes, turn, |kind| owed.sent(kind)).map_err(Stop::Malformed)?;

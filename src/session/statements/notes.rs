@@ -15,6 +15,7 @@ use crate::wire::sqlstate;
 
 /// How many notes may be open before nothing more is read from the client.
 const NOTES: usize = 4096;
+
 /// What becomes of the answer to a noted message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Show {
