@@ -107,6 +107,30 @@ async fn c4_what_stands_between_two_syncs_is_one_transaction() {
         .await;
 }
 
+/// PostgreSQL 18 leaves open what a Query shares with a batch that had no Sync, and once a Sync alone has ended that it refuses whatever is asked next.
+#[tokio::test]
+async fn c4_who_ends_a_batch_by_a_query_and_a_sync_leaves_nothing_to_its_neighbour() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let (mut who, mut neighbour) = (login(&proxy).await, login(&proxy).await);
+    let together = [run("SELECT 1"), query("SELECT 2")].concat();
+    for _ in 0..3 {
+        who.send(&together).await;
+        who.until_ready().await;
+        who.send(&sync()).await;
+        who.expect_ready(b'I').await;
+        assert_eq!(neighbour.value("SELECT 'as ever'").await, "as ever");
+        who.send(&[&together[..], &sync()].concat()).await;
+        who.until_ready().await;
+        who.expect_ready(b'I').await;
+        assert_eq!(neighbour.value("SELECT 'as ever'").await, "as ever");
+    }
+    who.send(&together).await;
+    who.until_ready().await;
+    drop(who);
+    assert_eq!(neighbour.value("SELECT 'as ever'").await, "as ever");
+}
+
 #[tokio::test]
 async fn c5_a_flush_has_its_answers_and_no_ready_and_the_batch_goes_on_afterwards() {
     let golden = Golden::start().await;

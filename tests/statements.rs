@@ -522,3 +522,24 @@ async fn d5_who_loses_its_unnamed_statement_in_a_failing_batch_does_not_find_its
         }
     }
 }
+
+/// How the batch ends is for the server's version to say: PostgreSQL 18 goes on with its transaction up to a Sync.
+#[tokio::test]
+async fn d8_what_a_batch_sets_holds_where_an_execute_follows_it_without_a_sync() {
+    let (_pg, proxy) = two_servers().await;
+    let mut elsewhere = Elsewhere::begin(&proxy).await;
+    let mut wire = login(&proxy).await;
+    run(&mut wire, &[parse("two", "SELECT 2", &[])]).await;
+    for size in ["9MB", "10MB", "11MB"] {
+        assert!(elsewhere.switch().await, "the server connection is let go");
+        let set = parse("", &format!("SET work_mem = '{size}'"), &[]);
+        wire.send(&[set, bind("", "", &[]), execute("", 0), query("EXECUTE two")].concat()).await;
+        let answer = wire.until_ready().await;
+        assert_eq!(tags(&answer), "12CTDCZ", "{}", wire.transcript());
+        assert_eq!(value(&answer), "2");
+        let answer = run(&mut wire, &[parse("", "SHOW work_mem", &[]), bind("", "", &[]), execute("", 0)]).await;
+        assert_eq!(value(&answer), size);
+        assert!(elsewhere.switch().await, "the server connection is let go");
+        assert_eq!(wire.value("SHOW work_mem").await, size);
+    }
+}

@@ -52,6 +52,11 @@ pub struct Owed {
     status: Status,
     /// Extended messages were sent since the last Sync or Query: their unnamed statement and portal live on this server (C5).
     open_batch: bool,
+    /// A Query was sent behind such messages, and nothing but Queries since. PostgreSQL 18 leaves the transaction that they share open, and is in no state to begin
+    /// another once a Sync alone has ended it: whoever comes next would be refused ("unexpected state STARTED").
+    tied: bool,
+    /// A Sync was sent that may end such a transaction.
+    unties: bool,
     /// The server is in COPY IN and the client has not ended it yet: Syncs and Flushes are ignored by the server (F1).
     copying_in: bool,
     /// The server discards everything up to a Sync that has not been sent yet (C1).
@@ -127,12 +132,14 @@ impl Owed {
     pub fn sent(&mut self, kind: u8) {
         match kind {
             b'Q' | b'F' if !self.skipping => {
+                self.tied |= self.open_batch;
                 self.open_batch = false;
                 self.batch = self.batch.wrapping_add(1);
                 self.push(Part::Query);
             }
             b'P' | b'B' | b'D' | b'E' | b'C' => {
                 self.open_batch = true;
+                self.tied = false;
                 if !self.skipping {
                     self.push(Part::Extended);
                 }
@@ -140,6 +147,7 @@ impl Owed {
             b'S' if self.copying_in => self.guessed = true,
             b'S' => {
                 self.open_batch = false;
+                self.unties |= self.tied;
                 self.skipping = false;
                 self.batch = self.batch.wrapping_add(1);
                 self.push(Part::Sync);
@@ -158,6 +166,7 @@ impl Owed {
     /// An extended message was sent to the server whose end [`received`](Self::received) is to tell of. Not while the server is skipping.
     pub fn sent_noted(&mut self) {
         self.open_batch = true;
+        self.tied = false;
         self.push(Part::Noted);
     }
 
@@ -247,6 +256,7 @@ impl Owed {
 
     #[inline]
     fn ready(&mut self, status: u8) {
+        let before = self.status;
         match Status::read(status) {
             Some(status) => self.status = status,
             None => self.doubtful = true,
@@ -260,9 +270,13 @@ impl Owed {
             // An answer that nobody was owed: a Sync that was taken for eaten was not.
             self.doubtful = true;
         } else {
+            let is_sync = self.runs.front().is_some_and(|run| run.part == Part::Sync);
+            self.doubtful |= self.unties && is_sync && before == Status::InTransaction && self.status == Status::Idle;
             self.pop();
             // What the client ended when its COPY had failed already ends nothing.
             self.drop_while(|part| part == Part::CopyEnd);
+            self.unties &= !self.runs.is_empty();
+            self.tied &= !self.runs.is_empty() || self.status != Status::Idle;
         }
     }
 

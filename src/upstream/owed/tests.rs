@@ -62,6 +62,23 @@ fn c2_queries_behind_a_failed_extended_message_are_discarded_too() {
 }
 
 #[test]
+fn c4_a_sync_alone_ends_no_transaction_that_a_query_shares_with_a_batch() {
+    let doubtful = |script| {
+        let mut owed = Owed::default();
+        play(&mut owed, script);
+        owed.is_doubtful()
+    };
+    assert!(doubtful(">PBE >Q <12DCTDC+ >S <i"));
+    assert!(doubtful(">PBE >Q <12DCTDC+ >Q <TDC+ >S <i"));
+    assert!(doubtful(">PBEQS <12DCTDC+ <i"));
+    assert!(!doubtful(">PBEQS <12DCTDCi <i"), "the Query has ended it");
+    assert!(!doubtful(">PBE >Q <12DCTDCi >S <i"));
+    assert!(!doubtful(">PBE >Q <12DCTDC+ >Q <Ci >S <i"), "a COMMIT has");
+    assert!(!doubtful(">PBE >Q <12DCTDC+ >PBES <12DCi"), "what is executed goes on with it");
+    assert!(!doubtful(">Q <C+ >S <+"), "a transaction of its own");
+}
+
+#[test]
 fn f1_a_copy_eats_the_sync_that_came_with_its_execute() {
     assert!(!settled(">PBES <12G"));
     assert!(!settled(">PBES <12G >ddcS <C"));
