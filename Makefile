@@ -54,6 +54,11 @@ build: ## The release binary, target/release/pgweir
 	@tests/setup build
 	cargo build --locked --release --bin pgweir
 
+.PHONY: optimised
+optimised: ## The release binary laid out by a profile of itself at work, target/optimised/pgweir
+	@tests/setup optimise
+	benches/optimise
+
 .PHONY: image
 image: ## Prove the Dockerfile with buildah over base images made here (root, Debian)
 	@tests/setup image
