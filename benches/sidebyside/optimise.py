@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
         written = train(site, instrumented, options.seconds)
         if not written:
             raise BenchError("the instrumented program has written nothing down")
-        subprocess.run([reader, "merge", "-o", str(merged), *map(str, written)], check=True)
+        subprocess.run([reader, "merge", "-sparse", "-o", str(merged), *map(str, written)], check=True)
     met = re.search(r"^Total functions: (\d+)", said_by(reader, "show", str(merged)), re.MULTILINE)
     say(f"building for what was met in {met[1] if met else 'an unknown number of'} functions")
     optimised = build(options.profile, host, f"-Cprofile-use={merged}")
