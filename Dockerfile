@@ -19,7 +19,7 @@ ARG RUNTIME=debian:bookworm-slim
 FROM ${BUILDER} AS builder
 # `quick` links in a fraction of the time, for trying things.
 ARG PROFILE=release
-# Built twice, the second time laid out by what the first one did at work beside a PostgreSQL in this stage. 0 builds once, in half the time.
+# Built twice, the second time laid out by what the first one did at work beside a PostgreSQL in this stage. 0 builds once.
 ARG OPTIMISE=1
 WORKDIR /build
 COPY . .
