@@ -183,6 +183,34 @@ async fn i7_a_server_is_let_go_when_nothing_is_left_on_it() {
 }
 
 #[tokio::test]
+async fn i7_what_was_prepared_and_not_executed_lets_no_server_go() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).set("defaults.queue_timeout", "15s").start().await;
+    let mut next = login(&proxy).await;
+    let untouched = next.query(TRACES).await;
+    let ends = [
+        ("temp", "DISCARD TEMP"),
+        ("temp", "DISCARD ALL"),
+        ("listen", "UNLISTEN *"),
+        ("cursor", "CLOSE ALL"),
+        ("prepare", "DEALLOCATE ALL"),
+    ];
+    for (reason, end) in ends {
+        let (_, begin, still_there) = pins().into_iter().find(|(known, ..)| *known == reason).unwrap();
+        for said in [[parse("", end, &[]), sync()].concat(), [parse("", end, &[]), bind("", "", &[]), sync()].concat()] {
+            let mut owner = login(&proxy).await;
+            owner.send(&begin).await;
+            owner.until_ready().await;
+            owner.send(&said).await;
+            assert!(owner.until_ready().await.iter().all(|frame| frame.tag != b'E'), "{}", owner.transcript());
+            assert_eq!(owner.value(still_there).await, "t", "{end}");
+            drop(owner);
+            assert_eq!(next.query(TRACES).await, untouched, "{end}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_takes_its_pin_back_shares_again_or_leaves_nothing() {
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).set("defaults.queue_timeout", "15s").start().await;

@@ -208,6 +208,50 @@ async fn i6_what_a_server_does_not_take_any_more_only_its_client_hears() {
     assert!(elsewhere.switch().await);
 }
 
+/// What resets a setting that is set, or has been said to, in ways that do not do it: what was prepared need not be executed, nor in that order.
+fn not_reset() -> Vec<Vec<u8>> {
+    let resets = ["RESET work_mem", "SET work_mem TO DEFAULT", "SET SESSION work_mem = DEFAULT", "RESET ALL", "DISCARD ALL"];
+    let mut all = vec![
+        // Executed once more behind what has reset it.
+        [
+            [parse("", "SET work_mem = '3MB'", &[]), sync()].concat(),
+            [parse("n", "RESET work_mem", &[]), bind("", "n", &[]), execute("", 0), sync()].concat(),
+            [bind("", "", &[]), execute("", 0), sync()].concat(),
+        ]
+        .concat(),
+    ];
+    for reset in resets {
+        all.extend([
+            [parse("", reset, &[]), sync()].concat(),
+            [parse("", reset, &[]), bind("", "", &[]), sync()].concat(),
+            [parse("", reset, &[]), bind("p", "", &[]), sync()].concat(),
+            [parse("", reset, &[]), parse("", "SELECT 1", &[]), bind("", "", &[]), execute("", 0), sync()].concat(),
+            [parse("", reset, &[]), bind("", "", &[]), parse("o", "SELECT 1", &[]), bind("", "o", &[]), execute("", 0), sync()].concat(),
+        ]);
+        if !reset.starts_with("DISCARD") {
+            all.push([parse("n", reset, &[]), bind("", "n", &[]), sync()].concat());
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn i4_what_was_prepared_and_not_executed_has_reset_nothing() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let fresh = login(&proxy).await.value("SHOW work_mem").await;
+    for said in not_reset() {
+        let mut wire = login(&proxy).await;
+        wire.query("SET work_mem = '3MB'").await;
+        wire.send(&[said, query("SELECT 'the end'")].concat()).await;
+        while wire.until_ready().await.iter().all(|frame| frame.tag != b'D' || frame.values()[0].as_deref() != Some(b"the end")) {}
+        assert_eq!(login(&proxy).await.value("SHOW work_mem").await, fresh, "the next client's after\n{}", wire.transcript());
+        assert_eq!(wire.value("SHOW work_mem").await, "3MB", "the client's own");
+        drop(wire);
+        assert_eq!(login(&proxy).await.value("SHOW work_mem").await, fresh);
+    }
+}
+
 /// What a client may say whose words go out behind its settings: the whole of it, and what the server's log shows of it.
 fn words() -> Vec<(Vec<u8>, &'static str)> {
     let batch = |name: &str, sql: &str| [parse(name, sql, &[]), bind("", name, &[]), execute("", 0), sync()].concat();

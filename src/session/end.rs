@@ -143,9 +143,9 @@ impl Relay<'_> {
         let (relistened, holds_ready) = self.ears.as_ref().map_or((None, false), |ears| (ears.relistened, ears.holds_ready));
         End::Examine(Box::new(Change {
             lease: self.lease,
+            is_certain: self.is_straight && !examination.is_partial,
             examination,
             pin,
-            is_certain: self.is_straight,
             version: self.version,
             relistened,
             holds_ready,

@@ -35,7 +35,7 @@ pub struct Change {
     pub examination: Examination,
     /// The pin that was told.
     pub pin: Option<Pin>,
-    /// Whether all that the texts say has happened: nothing has failed, and nothing was inside a transaction that could be undone.
+    /// Whether all that the texts say has happened: all was run, nothing has failed, and nothing was inside a transaction that could be undone.
     pub is_certain: bool,
     /// Which version of what is known of the database's functions it went by.
     pub version: u64,
@@ -127,7 +127,7 @@ impl Client {
         is_certain: bool,
         version: u64,
     ) -> Result<(BytesMut, Pins), Broken> {
-        let Examination { mut touched, pins, mut asks_for_pins, cleared } = examination;
+        let Examination { mut touched, pins, mut asks_for_pins, cleared, .. } = examination;
         let mut told = BytesMut::new();
         let mut is_certain = is_certain;
         self.learn_functions(server).await?;

@@ -4,10 +4,12 @@
 //! held back until it is whole, so that the server never holds half of a small one; of what is larger than [`HELD`] so many bytes are awaited, which hold its
 //! names, and the rest streams through. A Parse with a name is awaited up to [`STATEMENT`] bytes: whatever server its client gets must be told it again.
 
+mod course;
 mod unnamed;
 
 use std::sync::Arc;
 
+use course::Course;
 use unnamed::{Stage, Unnamed};
 
 use super::pins::{Examination, Pin, Pins};
@@ -72,6 +74,7 @@ pub struct Inspector {
     drops_statements: bool,
     /// What settings may have other values than when the lease began.
     touched: Option<Box<Touched>>,
+    course: Course,
     /// The functions that leave something in the session that calls them.
     functions: Option<Arc<Known>>,
     /// A text may have made another.
@@ -219,7 +222,8 @@ impl Inspector {
     /// What is to be found out; whoever takes it has to.
     pub fn take_examination(&mut self) -> Examination {
         let asks_for_pins = self.hidden || self.releases && !self.pins.is_empty();
-        Examination { touched: self.touched.take(), pins: self.pins, asks_for_pins, cleared: self.cleared }
+        let is_partial = self.course.is_partial();
+        Examination { touched: self.touched.take(), pins: self.pins, asks_for_pins, cleared: self.cleared, is_partial }
     }
 
     /// A lease that goes on with these pins.
@@ -377,6 +381,7 @@ impl Inspector {
         if self.unnamed.is_in_doubt(kind, body) {
             return false;
         }
+        self.course.message(kind, body, self.touched.is_some() || !self.cleared.is_empty());
         match kind {
             b'Q' => {
                 let text = message::query(body).unwrap_or(body);
@@ -504,6 +509,9 @@ impl Inspector {
 
     /// A statement with these effects is going to be run.
     pub fn expect(&mut self, effects: Effects, text: &[u8], whole: bool) {
+        if !effects.is_empty() {
+            self.course.has_effects();
+        }
         self.drops_statements |= effects.clears(PinReason::Prepare);
         self.lasting |= effects.may_leave(PinReason::Load) || effects.may_leave(PinReason::Session);
         for reason in PinReason::ALL.into_iter().filter(|reason| effects.clears(*reason)) {

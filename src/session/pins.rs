@@ -247,6 +247,8 @@ pub struct Examination {
     pub asks_for_pins: bool,
     /// What has ended, if all that the texts say has happened.
     pub cleared: Pins,
+    /// Some of them were not run for certain, in their order.
+    pub is_partial: bool,
 }
 
 impl Examination {
