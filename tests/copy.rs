@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use harness::frames::{self, bind, copy_data, copy_done, copy_fail, execute, flush, parse, query, server, sync, terminate};
-use harness::{Faulty, Golden, PATIENCE, Postgres, Proxy, Script, Wire, eventually};
+use harness::{Faulty, Golden, PATIENCE, Postgres, Proxy, Script, Way, Wire, eventually};
 use tokio_postgres::NoTls;
 
 const COPY_IN: &str = "COPY numbers FROM STDIN";
@@ -310,6 +310,46 @@ async fn e3_a_copy_in_whose_client_has_gone_is_undone_and_its_server_reused() {
     wire.send(&copy_data(b"1\n2\n3\n")[..8]).await;
     drop(wire);
     assert_eq!(next.value("SELECT count(*) FROM numbers").await, "0");
+}
+
+#[tokio::test]
+async fn e3_a_copy_in_whose_client_has_gone_before_it_began_is_undone_too() {
+    let pg = Postgres::start().await;
+    pg.sql(TABLE).await;
+    let net = Faulty::to(pg.address()).await;
+    // What is closed because it was not put in order in time serves nobody here.
+    let options = Proxy::before_faulty(&net).max_connections(1).set("upstreams.main.settle_timeout", "1h");
+    let proxy = options.set("defaults.queue_timeout", "1h").start().await;
+    let one_is = async |state: &str| {
+        let metric = format!(r#"pgweir_server_connections{{upstream="main",state="{state}"}}"#);
+        eventually(&format!("a server connection is {state}"), PATIENCE, async || proxy.metric(&metric).await > 0.5).await;
+    };
+    let mut next = login(&proxy).await;
+    let mut pid = next.value("SELECT pg_backend_pid()").await;
+    let beginnings = [
+        query(COPY_IN),
+        query(&format!("SELECT 1; {COPY_IN}; {COPY_IN}")),
+        query(&format!("BEGIN; {COPY_IN}")),
+        [run(COPY_IN), sync()].concat(),
+        [run(COPY_IN), flush()].concat(),
+    ];
+    for begin in &beginnings {
+        for leave in [&terminate()[..], &[]] {
+            let mut wire = login(&proxy).await;
+            one_is("idle").await;
+            // The proxy does not hear that the COPY has begun.
+            net.stall(Way::Back);
+            wire.send(&[begin, leave].concat()).await;
+            drop(wire);
+            one_is("mending").await;
+            net.heal();
+            assert_eq!(next.value("SELECT count(*) FROM numbers").await, "0");
+            let now = next.value("SELECT pg_backend_pid()").await;
+            // A Sync that was sent before the COPY began may have been read by it, and only PostgreSQL knows that: closed, to be sure.
+            assert!(now == pid || begin.starts_with(b"P"), "it is in order after {begin:?}");
+            pid = now;
+        }
+    }
 }
 
 #[tokio::test]

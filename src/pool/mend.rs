@@ -32,6 +32,22 @@ pub(super) async fn mend(mut lease: Lease, local: Rc<Local>, cancel: bool) {
 }
 
 async fn put_in_order(server: &mut Server) -> Result<(), Broken> {
+    finish(server).await?;
+    while server.state.owed.is_copying_in() {
+        // What was sent before its client had gone was a COPY, which has only begun now.
+        finish(server).await?;
+    }
+    if server.state.owed.status() != Status::Idle {
+        server.run(b"ROLLBACK").await?.map_err(Broken::Refused)?;
+    }
+    if server.state.dirty {
+        server.reset().await?.map_err(Broken::Refused)?;
+    }
+    if server.state.owed.is_settled() && !server.state.owed.is_doubtful() { Ok(()) } else { Err(Broken::Closed) }
+}
+
+/// Ends what the client has left open, and reads what is owed for it all, or up to the beginning of a COPY.
+async fn finish(server: &mut Server) -> Result<(), Broken> {
     let mut out = BytesMut::new();
     let owed = &mut server.state.owed;
     if owed.is_copying_in() {
@@ -52,11 +68,5 @@ async fn put_in_order(server: &mut Server) -> Result<(), Broken> {
     }
     // The answer to what was cancelled is an error, and no news.
     let _ = server.finish().await?;
-    if server.state.owed.status() != Status::Idle {
-        server.run(b"ROLLBACK").await?.map_err(Broken::Refused)?;
-    }
-    if server.state.dirty {
-        server.reset().await?.map_err(Broken::Refused)?;
-    }
-    if server.state.owed.is_settled() && !server.state.owed.is_doubtful() { Ok(()) } else { Err(Broken::Closed) }
+    Ok(())
 }

@@ -232,7 +232,8 @@ impl Server {
         Ok((answer, outcome))
     }
 
-    /// Reads and drops until nothing is owed, from wherever in a message the last reader stopped; the last error on the way is in the inner result.
+    /// Reads and drops until nothing is owed or the server waits for COPY data, from wherever in a message the last reader stopped; the last error on the way is in the
+    /// inner result.
     ///
     /// Cancel safe in that the account stays true; what was read is gone.
     pub async fn finish(&mut self) -> Result<Result<(), ServerError>, Broken> {
@@ -242,7 +243,7 @@ impl Server {
     async fn read_answer(&mut self, mut keep: impl FnMut(&[u8])) -> Result<Result<(), ServerError>, Broken> {
         let (mut outcome, mut ends) = (Ok(()), false);
         let mut chunk = vec![0; 8192];
-        while self.state.owed.owes() || !self.state.frames.at_edge() {
+        while self.state.owed.owes() && !self.state.owed.is_copying_in() || !self.state.frames.at_edge() {
             let count = self.io.read(&mut chunk).await?;
             if count == 0 {
                 return Err(Broken::Closed);
