@@ -6,437 +6,324 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
 mod harness;
+#[path = "differential/said.rs"]
+mod said;
+
+use std::cell::Cell;
+use std::sync::Arc;
 
 use harness::frames;
-use harness::{Golden, Postgres, Wire};
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::select;
+use harness::{
+    Ca, Elsewhere, Endpoint, Golden, PATIENCE, Postgres, PostgresOptions, Proxy, ProxyOptions, Wire, compare_leniently, eventually, in_time,
+};
+use proptest::prelude::any;
+use proptest::sample::Index;
+use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use tokio::runtime::Builder;
-
-/// What a client says in one go.
-#[derive(Clone, Debug)]
-enum Said {
-    Query(&'static str),
-    /// A COPY from the client, what is copied, and its end: PostgreSQL closes the connection of who says anything else meanwhile.
-    CopyIn(Box<Said>, Vec<Piece>, Piece),
-    /// With a Describe of it, or without. Elsewhere a server that has no such statement could not prepare it in a transaction that has failed.
-    Parse(&'static str, &'static str, bool),
-    Bind(&'static str, &'static str, &'static [Option<&'static str>]),
-    /// Of a portal.
-    Describe(&'static str),
-    /// Of a portal with a name: a server dies of one without that a failed transaction has left.
-    Execute(&'static str, u32),
-    /// Bind and Execute, once more and once more.
-    Run(&'static str, &'static [u32]),
-    Close(u8, &'static str),
-    /// Parse, Bind, Describe and Execute, as drivers say them.
-    Whole(&'static str),
-    Call(u32, &'static [&'static str]),
-    Flush,
-    Sync,
-    Stray(Piece),
-}
-
-#[derive(Clone, Debug)]
-enum Piece {
-    Data(&'static [u8]),
-    Done,
-    Fail,
-}
-
-impl Piece {
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Data(data) => frames::copy_data(data),
-            Self::Done => frames::copy_done(),
-            Self::Fail => frames::copy_fail("at random"),
-        }
-    }
-}
-
-impl Said {
-    /// Whether it is, or begins with, a Query or a FunctionCall.
-    fn is_simple(&self) -> bool {
-        match self {
-            Self::CopyIn(said, ..) => said.is_simple(),
-            Self::Query(_) | Self::Call(..) => true,
-            _ => false,
-        }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Query(sql) => frames::query(sql),
-            Self::CopyIn(said, pieces, end) => {
-                let pieces: Vec<u8> = pieces.iter().chain([end]).flat_map(Piece::bytes).collect();
-                [said.bytes(), pieces].concat()
-            }
-            Self::Parse(name, sql, false) => frames::parse(name, sql, &[]),
-            Self::Parse(name, sql, true) => [frames::parse(name, sql, &[]), frames::describe(b'S', name)].concat(),
-            Self::Bind(portal, statement, values) => frames::bind(portal, statement, values),
-            Self::Describe(portal) => frames::describe(b'P', portal),
-            Self::Execute(portal, rows) => frames::execute(portal, *rows),
-            Self::Run(name, rows) => {
-                let executes = rows.iter().map(|rows| frames::execute("", *rows));
-                [frames::bind("", name, &[])].into_iter().chain(executes).collect::<Vec<_>>().concat()
-            }
-            Self::Close(kind, name) => frames::close(*kind, name),
-            Self::Whole(sql) => {
-                [frames::parse("", sql, &[]), frames::bind("", "", &[]), frames::describe(b'P', ""), frames::execute("", 0)].concat()
-            }
-            Self::Call(function, arguments) => frames::function_call(*function, arguments),
-            Self::Flush => frames::flush(),
-            Self::Sync => frames::sync(),
-            Self::Stray(piece) => piece.bytes(),
-        }
-    }
-}
+use rustls::ClientConfig;
+use said::{Round, own, rounds};
+use tokio::runtime::{Builder, Runtime};
 
 /// The client's `application_name`, and that of the proxies' own connections.
 const NAME: &str = "at random";
 
-const READS: &[&str] = &[
-    "SELECT 1",
-    "SELECT x, y FROM kept ORDER BY x",
-    "SELECT count(*), max(y) FROM kept",
-    "SELECT g FROM generate_series(1, 5) g",
-    "VALUES (1, 'one'), (2, NULL)",
-    "SELECT repeat('x', 3000)",
-    "SELECT 1/(3-g) FROM generate_series(1, 5) g",
-    "SELECT 1/0",
-    "SELECT nonsense",
-    "SELEC 1",
-    "SELECT $1::int + 1",
-    "SHOW work_mem",
-    "SHOW application_name",
-    "SHOW TimeZone",
-    "SHOW transaction_isolation",
-    "SHOW transaction_read_only",
-    "SHOW search_path",
-    "SELECT coalesce(current_setting('app.mine', true), ''), current_setting('work_mem')",
-    "SELECT '2026-01-31 12:00:00Z'::timestamptz",
-    "SELECT '2026-01-31'::date",
-    "SELECT current_user, session_user",
-    "EXPLAIN (COSTS OFF) SELECT * FROM kept",
-    "COPY kept TO STDOUT",
-    "COPY (SELECT 1/(3-g) FROM generate_series(1, 5) g) TO STDOUT",
-];
-
-const WRITES: &[&str] = &[
-    "INSERT INTO kept VALUES (1, 'a') RETURNING x",
-    "INSERT INTO kept SELECT g, 'b' FROM generate_series(1, 3) g",
-    "UPDATE kept SET y = y || '!'",
-    "DELETE FROM kept WHERE x = 1",
-    "INSERT INTO kept VALUES (NULL, NULL)",
-    "TRUNCATE kept",
-    "LOCK TABLE kept",
-    "DO $$ BEGIN RAISE NOTICE 'heard'; END $$",
-    "DO $$ BEGIN RAISE WARNING 'heard'; PERFORM 1/0; END $$",
-];
-
-const TRANSACTIONS: &[&str] = &[
-    "BEGIN",
-    "BEGIN READ ONLY",
-    "BEGIN ISOLATION LEVEL SERIALIZABLE",
-    "START TRANSACTION",
-    "COMMIT",
-    "END",
-    "ROLLBACK",
-    "ABORT",
-    "COMMIT AND CHAIN",
-    "ROLLBACK AND CHAIN",
-    "SAVEPOINT s",
-    "SAVEPOINT \"T\"",
-    "ROLLBACK TO s",
-    "ROLLBACK TO SAVEPOINT \"T\"",
-    "RELEASE s",
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-    "PREPARE TRANSACTION 'two phases'",
-];
-
-const SETTINGS: &[&str] = &[
-    "SET work_mem = '5MB'",
-    "SET work_mem = '6MB'",
-    "SET LOCAL work_mem = '7MB'",
-    "SET work_mem TO DEFAULT",
-    "RESET work_mem",
-    "RESET ALL",
-    "SET application_name = 'somebody'",
-    "SET LOCAL application_name = 'locally'",
-    "RESET application_name",
-    "SET TIME ZONE 'Asia/Tokyo'",
-    "SET TimeZone = 'UTC'",
-    "SET datestyle = 'German'",
-    "SET DateStyle TO ISO, MDY",
-    "SET search_path = other, public",
-    "SET app.mine = 'mine'",
-    "SELECT set_config('app.mine', 'set', false)",
-    "SELECT set_config('app.mine', 'local', true)",
-    "SELECT set_config('work_mem', '8MB', false)",
-    "SET nonsense = 1",
-    "SET work_mem = 'nonsense'",
-    "SET ROLE app",
-    "RESET ROLE",
-    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-    "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
-    "SET default_transaction_isolation = 'repeatable read'",
-    "SET client_encoding = 'LATIN1'",
-    "SET client_encoding = 'UTF8'",
-    "SET NAMES 'UTF8'",
-    "DISCARD ALL",
-    "DISCARD PLANS",
-    "DISCARD SEQUENCES",
-];
-
-const STATEMENTS: &[&str] = &[
-    "PREPARE a AS SELECT 'a of SQL'",
-    "PREPARE b (int) AS SELECT $1 + 1",
-    "PREPARE c AS INSERT INTO kept VALUES (7, 'c') RETURNING x",
-    "EXECUTE a",
-    "EXECUTE b (1)",
-    "EXECUTE b",
-    "EXECUTE c",
-    "DEALLOCATE a",
-    "DEALLOCATE PREPARE b",
-    "DEALLOCATE ALL",
-    "EXPLAIN (COSTS OFF) EXECUTE a",
-];
-
-const CURSORS: &[&str] = &[
-    "DECLARE cur CURSOR FOR SELECT g FROM generate_series(1, 5) g",
-    "DECLARE cur SCROLL CURSOR FOR SELECT x FROM kept ORDER BY x",
-    "FETCH 2 cur",
-    "FETCH ALL FROM cur",
-    "FETCH BACKWARD 1 cur",
-    "MOVE 1 cur",
-    "CLOSE cur",
-    "CLOSE ALL",
-    "FETCH 1 p",
-];
-
-/// What a session keeps, what ends that, and what tells of it.
-const KEPT: &[&str] = &[
-    "CREATE TEMP TABLE t (x int)",
-    "CREATE TEMP TABLE IF NOT EXISTS t (x int) ON COMMIT DROP",
-    "CREATE TEMP TABLE u AS SELECT 1 AS x",
-    "SELECT 1 AS x INTO TEMP u",
-    "INSERT INTO t VALUES (1)",
-    "SELECT count(*) FROM t",
-    "SELECT x FROM u",
-    "DROP TABLE t",
-    "DROP TABLE IF EXISTS t, u",
-    "DISCARD TEMP",
-    "SELECT pg_advisory_lock(7)",
-    "SELECT pg_try_advisory_lock(7)",
-    "SELECT pg_advisory_xact_lock(8)",
-    "SELECT pg_advisory_unlock(7)",
-    "SELECT pg_advisory_unlock_all()",
-    "SELECT locktype, objid FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() ORDER BY 2",
-    "DECLARE h CURSOR WITH HOLD FOR SELECT g FROM generate_series(1, 5) g",
-    "FETCH 1 h",
-    "CLOSE h",
-    "SELECT name, is_holdable FROM pg_cursors WHERE name <> '' ORDER BY 1",
-    "LISTEN one",
-    "LISTEN two",
-    "UNLISTEN one",
-    "UNLISTEN *",
-    "SELECT sets('by a function')",
-    "SELECT sets(NULL)",
-    "SELECT locks()",
-    "SELECT makes()",
-    "DO $$ BEGIN CREATE TEMP TABLE IF NOT EXISTS t (x int); END $$",
-    "DO $$ BEGIN PERFORM set_config('work_mem', '13MB', false); END $$",
-    "DO $$ BEGIN EXECUTE 'SET TimeZone = ''Asia/Tokyo'''; END $$",
-];
-
 /// Functions that leave something in the session that calls them.
 const FUNCTIONS: &str = "
     CREATE FUNCTION sets(value text) RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.mine', coalesce(value, ''), false) $$;
-    CREATE FUNCTION locks() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(9); END $$;
     CREATE FUNCTION makes() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE IF NOT EXISTS t (x int); END $$;";
 
-const TOGETHER: &[&str] = &[
-    "SELECT 1; SELECT 2",
-    "INSERT INTO kept VALUES (3, 'lost'); SELECT 1/0; SELECT 'never'",
-    "BEGIN; SELECT 1",
-    "BEGIN; INSERT INTO kept VALUES (4, 'kept'); COMMIT; SELECT 1/0",
-    "SELECT 1; COMMIT; SELECT 2",
-    "COMMIT; BEGIN",
-    "ROLLBACK; SELECT 1",
-    "BEGIN; SET work_mem = '9MB'; ROLLBACK",
-    "SET work_mem = '10MB'; SELECT 1/0",
-    "SET work_mem = '11MB'; SHOW work_mem",
-    "SET app.mine = 'one'; BEGIN; SET app.mine = 'two'; ROLLBACK; SHOW app.mine",
-    "SAVEPOINT s; SELECT 1",
-    "BEGIN; SAVEPOINT s; SET work_mem = '12MB'; ROLLBACK TO s; COMMIT; SHOW work_mem",
-    "PREPARE a AS SELECT 'together'; EXECUTE a",
-    "DEALLOCATE ALL; SELECT 1",
-    "COPY kept TO STDOUT; SELECT 1",
-    "RESET ALL; SHOW work_mem",
-    "SELECT 1; SELEC 2",
-];
+/// What everybody has of its own ([`own`]).
+const OWN: &str = "
+    CREATE TABLE kept (x int, y text);
+    GRANT ALL ON kept TO app;
+    CREATE FUNCTION locks() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(9); END $$;";
 
-const COPIES: &[&str] = &["COPY kept FROM STDIN", "COPY kept (x) FROM STDIN WITH (FORMAT csv)", "SELECT 1; COPY kept FROM STDIN; SELECT 2"];
+/// Who speaks where several do; "" is who speaks alone.
+const EVERYBODY: [&str; 5] = ["", "1", "2", "3", "4"];
 
-/// What is copied, whole lines and not.
-const LINES: &[&[u8]] = &[b"1\tone\n", b"2\ttwo\n3\t", b"three\n", b"4\n", b"nonsense\n", b"\\.\n", b""];
-
-const VALUES: &[&[Option<&str>]] = &[&[], &[], &[], &[Some("41")], &[None], &[Some("nonsense")], &[Some("1"), Some("2")]];
-
-/// How many rows each Execute of a portal asks for.
-const ROWS: &[&[u32]] = &[&[0], &[0], &[1], &[1, 1, 0], &[2, 0], &[0, 0]];
-
-/// `int4pl`, with all of its arguments and without, and no function.
-const CALLS: &[(u32, &[&str])] = &[(177, &["1", "2"]), (177, &["1"]), (1, &[])];
-
-fn texts() -> impl Strategy<Value = &'static str> {
-    prop_oneof![
-        6 => select(READS),
-        3 => select(WRITES),
-        5 => select(TRANSACTIONS),
-        4 => select(SETTINGS),
-        3 => select(STATEMENTS),
-        2 => select(CURSORS),
-        4 => select(KEPT),
-    ]
+/// PostgreSQL, with what conversations are about, and whether a Sync goes before each Query ([`Round::bytes`]).
+async fn server(options: PostgresOptions) -> (Postgres, bool) {
+    let pg = options.start().await;
+    pg.sql(FUNCTIONS).await;
+    pg.sql("CREATE SCHEMA other; GRANT ALL ON SCHEMA other TO app").await;
+    for who in EVERYBODY {
+        pg.sql(&own(OWN, who)).await;
+    }
+    let syncs = pg.value("SELECT current_setting('server_version_num')::int >= 180000").await == "t";
+    (pg, syncs)
 }
 
-fn copies() -> impl Strategy<Value = Said> {
-    let said = prop_oneof![select(COPIES).prop_map(Said::Query), select(COPIES).prop_map(Said::Whole)];
-    let end = select(&[Piece::Done, Piece::Done, Piece::Fail][..]);
-    (said, vec(select(LINES).prop_map(Piece::Data), 0..5), end).prop_map(|(said, pieces, end)| Said::CopyIn(Box::new(said), pieces, end))
+/// What one of [`EVERYBODY`] says.
+struct Conversation<'a> {
+    pg: &'a Postgres,
+    syncs: bool,
+    who: &'a str,
+    rounds: &'a [Round],
 }
 
-fn pieces() -> impl Strategy<Value = Piece> {
-    prop_oneof![
-        3 => select(LINES).prop_map(Piece::Data),
-        2 => Just(Piece::Done),
-        1 => Just(Piece::Fail),
-    ]
-}
+impl Conversation<'_> {
+    /// Says it all; `between` is called behind each round, where no transaction is open. False where the session has ended.
+    async fn say(&self, wire: &mut Wire, mut between: impl AsyncFnMut()) -> bool {
+        self.pg.sql(&own("TRUNCATE kept", self.who)).await;
+        for round in self.rounds {
+            wire.send_in_pieces(&round.bytes(self.who, self.syncs), round.piece).await;
+            match until_the_end(wire).await {
+                Some(b'I') => between().await,
+                Some(_) => {}
+                None => return false,
+            }
+        }
+        true
+    }
 
-fn names() -> impl Strategy<Value = &'static str> {
-    select(&["", "", "", "a", "a", "b", "b", "c", "d"][..])
-}
+    /// The same, after which nothing is left, and nothing keeps the server connection.
+    async fn play(&self, wire: &mut Wire, between: impl AsyncFnMut()) {
+        if self.say(wire, between).await {
+            for last in ["ROLLBACK", "DISCARD ALL"] {
+                wire.send(&frames::query(last)).await;
+                wire.until_ready().await;
+            }
+        }
+    }
 
-fn portals() -> impl Strategy<Value = &'static str> {
-    select(&["", "", "", "p", "cur"][..])
-}
-
-/// Whether a Parse is one of those that are answered alike. A server dies of a statement that executes itself; what drops a statement is taken to do so once it is
-/// parsed; and what is prepared or executed by a statement that is executed by its name only the server knows.
-fn parses_alike((name, sql): &(&'static str, &'static str)) -> bool {
-    match *name {
-        "" => !sql.starts_with("DEALLOCATE"),
-        "d" => !sql.contains("PREPARE"),
-        _ => !["PREPARE", "EXECUTE", "DEALLOCATE"].iter().any(|word| sql.contains(word)),
+    /// What comes of it at this address.
+    async fn played(&self, to: impl Into<Endpoint>) -> String {
+        let mut wire = client(to, None).await;
+        self.play(&mut wire, async || {}).await;
+        wire.transcript()
     }
 }
 
-fn parses() -> impl Strategy<Value = Said> {
-    let texts = prop_oneof![8 => texts(), 1 => select(TOGETHER)];
-    let parses = (names(), texts).prop_filter("it is answered alike", parses_alike);
-    (parses, any::<bool>()).prop_map(|((name, sql), described)| Said::Parse(name, sql, described))
-}
-
-fn said() -> impl Strategy<Value = Said> {
-    prop_oneof![
-        8 => texts().prop_map(Said::Query),
-        3 => select(TOGETHER).prop_map(Said::Query),
-        1 => copies(),
-        5 => parses(),
-        5 => (portals(), names(), select(VALUES)).prop_map(|(portal, name, values)| Said::Bind(portal, name, values)),
-        1 => portals().prop_map(Said::Describe),
-        2 => (select(&["p", "cur"][..]), select(&[0, 1, 2][..])).prop_map(|(portal, rows)| Said::Execute(portal, rows)),
-        5 => (names(), select(ROWS)).prop_map(|(name, rows)| Said::Run(name, rows)),
-        2 => (select(&b"SP"[..]), prop_oneof![names(), portals()]).prop_map(|(kind, name)| Said::Close(kind, name)),
-        6 => texts().prop_map(Said::Whole),
-        1 => select(CALLS).prop_map(|(function, arguments)| Said::Call(function, arguments)),
-        2 => Just(Said::Flush),
-        4 => Just(Said::Sync),
-        1 => pieces().prop_map(Said::Stray),
-    ]
-}
-
-/// Messages that are sent together before anything is read, and the size of the pieces that they are sent in.
-#[derive(Clone, Debug)]
-struct Round {
-    said: Vec<Said>,
-    piece: usize,
-}
-
-fn rounds() -> impl Strategy<Value = Vec<Round>> {
-    let round = (vec(said(), 1..6), select(&[4096, 4096, 4096, 57, 7][..])).prop_map(|(said, piece)| Round { said, piece });
-    vec(round, 1..8)
-}
-
-/// Ends whatever may be going on, and asks for an answer that nothing else has: an empty query's.
-fn end() -> Vec<u8> {
-    [frames::copy_fail("the end"), frames::sync(), frames::query("")].concat()
-}
-
-/// Reads up to that answer; false where the session has ended.
-async fn until_the_end(wire: &mut Wire) -> bool {
+/// Reads up to the end of a round: what state the session is in then, or none where it has ended.
+async fn until_the_end(wire: &mut Wire) -> Option<u8> {
     loop {
         match wire.try_read().await {
             Ok(Some(frame)) if frame.tag == b'I' => break,
             Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return false,
+            Ok(None) | Err(_) => return None,
         }
     }
-    wire.until_ready().await;
-    true
+    wire.until_ready().await.last().map(|ready| ready.body[0])
 }
 
-/// What is said in a round. PostgreSQL 18 is in no state to go on once a Query has shared a transaction with what it followed without a Sync: there it follows one.
-fn bytes(said: &[Said], syncs: bool) -> Vec<u8> {
-    let before = |said: &Said| if syncs && said.is_simple() { frames::sync() } else { Vec::new() };
-    said.iter().flat_map(|said| [before(said), said.bytes()]).flatten().chain(end()).collect()
+/// A client that has logged in, over TLS where `tls` says so.
+async fn client(to: impl Into<Endpoint>, tls: Option<Arc<ClientConfig>>) -> Wire {
+    let mut wire = Wire::connect(to).await;
+    if let Some(tls) = tls {
+        assert_eq!(wire.ask(&frames::ssl_request()).await, b'S');
+        wire = Box::pin(wire.tls(tls)).await.unwrap();
+    }
+    wire.start(&[("user", "app"), ("database", "app"), ("application_name", NAME)]).await;
+    wire.authenticate("app", "secret").await.unwrap();
+    wire.clear_transcript();
+    wire
 }
 
-async fn play(wire: &mut Wire, rounds: &[Round], syncs: bool) {
-    for round in rounds {
-        let bytes = bytes(&round.said, syncs);
-        wire.send_in_pieces(&bytes, round.piece).await;
-        if !until_the_end(wire).await {
-            return;
-        }
-    }
-    // Whatever it was, nothing is left now, and nothing keeps the server connection.
-    for last in ["ROLLBACK", "DISCARD ALL"] {
-        wire.send(&frames::query(last)).await;
-        wire.until_ready().await;
-    }
+/// A proxy whose server connections are called what its clients are.
+fn named(pg: &Postgres) -> ProxyOptions {
+    Proxy::new(pg).set("upstreams.main.application_name", NAME)
+}
+
+/// The same, and whoever has another name waits in vain where a server connection is kept.
+fn beside_impatient(pg: &Postgres) -> ProxyOptions {
+    let patient = format!("match = {{ application_name = \"{NAME}\" }}\nqueue_timeout = \"20s\"");
+    named(pg).set("defaults.queue_timeout", "50ms").tenant("patient", &patient)
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Plays so many of these, unless the environment says otherwise.
+fn for_each<S: Strategy>(spoken: &S, cases: u32, same: impl Fn(S::Value)) {
+    let asked = |name, otherwise| std::env::var(name).map_or(otherwise, |value| value.parse().unwrap());
+    let mut bytes = [0; 32];
+    bytes[..4].copy_from_slice(&u32::to_le_bytes(asked("DIFFERENTIAL_SEED", 0)));
+    let cases = Config::with_cases(asked("DIFFERENTIAL_CASES", cases));
+    let config = Config { failure_persistence: None, max_shrink_iters: 400, ..cases };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let outcome = runner.run(spoken, |spoken| {
+        same(spoken);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
 fn what_a_client_says_at_random_is_answered_as_by_postgresql() {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
     let (golden, syncs) = runtime.block_on(async {
-        let pg = Postgres::start().await;
-        pg.sql(FUNCTIONS).await;
-        let syncs = pg.value("SELECT current_setting('server_version_num')::int >= 180000").await == "t";
-        pg.sql("CREATE SCHEMA other; CREATE TABLE kept (x int, y text); GRANT ALL ON kept TO app; GRANT ALL ON SCHEMA other TO app").await;
+        let (pg, syncs) = server(Postgres::options()).await;
         (Golden { is_lenient: true, ..Box::pin(Golden::named(pg, NAME)).await }, syncs)
     });
-    let asked = |name, otherwise| std::env::var(name).map_or(otherwise, |value| value.parse().unwrap());
-    let mut bytes = [0; 32];
-    bytes[..4].copy_from_slice(&u32::to_le_bytes(asked("DIFFERENTIAL_SEED", 0)));
-    let cases = Config::with_cases(asked("DIFFERENTIAL_CASES", 150));
-    let config = Config { failure_persistence: None, max_shrink_iters: 400, ..cases };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let outcome = runner.run(&rounds(), |rounds| {
-        runtime.block_on(async {
-            golden
-                .same_for(&[("application_name", NAME)], async |wire| {
-                    golden.pg.sql("TRUNCATE kept").await;
-                    play(wire, &rounds, syncs).await;
-                })
-                .await;
-        });
-        Ok(())
+    for_each(&rounds(), 150, |rounds| {
+        let conversation = Conversation { pg: &golden.pg, syncs, who: "", rounds: &rounds };
+        let playing = golden.same_for(&[("application_name", NAME)], async |wire| conversation.play(wire, async || {}).await);
+        runtime.block_on(playing);
     });
-    outcome.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A proxy that gives a client another server connection for each transaction, with TLS on both legs and two workers.
+struct Changing {
+    proxy: Proxy,
+    ca: Ca,
+    // It keeps the connection that listens for all.
+    _listener: Wire,
+}
+
+impl Changing {
+    async fn before(pg: &Postgres) -> Self {
+        let ca = Ca::new();
+        let options = beside_impatient(pg).max_connections(3).set("process.workers", 2);
+        let proxy = options.tls("prefer", &ca.server()).set("tls.server.mode", "require").start().await;
+        let mut listener = client(&proxy, None).await;
+        listener.query("LISTEN nothing").await;
+        eventually("one listens for all", PATIENCE, async || {
+            proxy.metric(r#"pgweir_server_connections{upstream="main",state="listening"}"#).await > 0.5
+        })
+        .await;
+        Self { proxy, ca, _listener: listener }
+    }
+
+    /// What comes of it; fails where the server connection is still kept at the end.
+    async fn played(&self, conversation: &Conversation<'_>) -> String {
+        let mut elsewhere = Elsewhere::begin(&self.proxy).await;
+        let mut wire = client(&self.proxy, Some(self.ca.client_config(None))).await;
+        let switch = async || {
+            elsewhere.switch().await;
+        };
+        conversation.play(&mut wire, switch).await;
+        in_time("the server connection is let go", async { while !elsewhere.switch().await {} }).await;
+        wire.transcript()
+    }
+}
+
+#[test]
+fn it_is_answered_alike_by_another_server_connection_each_time_and_in_a_session_pool() {
+    let runtime = runtime();
+    let (pg, syncs, changing, sessions) = runtime.block_on(async {
+        let (pg, syncs) = server(Postgres::options().ssl()).await;
+        let changing = Box::pin(Changing::before(&pg)).await;
+        // Whoever speaks has the connection that the one before has left.
+        let sessions = named(&pg).max_connections(1).pool_mode("session").start().await;
+        (pg, syncs, changing, sessions)
+    });
+    for_each(&rounds(), 100, |rounds| {
+        let conversation = Conversation { pg: &pg, syncs, who: "", rounds: &rounds };
+        runtime.block_on(async {
+            let direct = conversation.played(&pg).await;
+            compare_leniently("another server connection each time", &direct, &changing.played(&conversation).await);
+            compare_leniently("sessions", &direct, &conversation.played(&sessions).await);
+        });
+    });
+}
+
+#[test]
+fn each_of_several_who_speak_at_once_is_answered_as_if_it_were_alone() {
+    let runtime = runtime();
+    let (pg, syncs, proxy) = runtime.block_on(async {
+        let (pg, syncs) = server(Postgres::options()).await;
+        let proxy = named(&pg).max_connections(3).set("process.workers", 2).set("defaults.queue_timeout", "20s").start().await;
+        (pg, syncs, proxy)
+    });
+    for_each(&[(); 4].map(|()| rounds()), 60, |spoken| {
+        let everybody = [1, 2, 3, 4].map(|at| Conversation { pg: &pg, syncs, who: EVERYBODY[at], rounds: &spoken[at - 1] });
+        runtime.block_on(async {
+            let [first, second, third, fourth] = everybody.each_ref();
+            let alone = [first.played(&pg).await, second.played(&pg).await, third.played(&pg).await, fourth.played(&pg).await];
+            let together = tokio::join!(first.played(&proxy), second.played(&proxy), third.played(&proxy), fourth.played(&proxy));
+            for (alone, together) in alone.iter().zip(<[String; 4]>::from(together)) {
+                compare_leniently("three others at once", alone, &together);
+            }
+        });
+    });
+}
+
+/// What whoever comes next would see of the one before.
+const LEFT: &str = "SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%'
+    UNION ALL SELECT 'app.mine', coalesce(current_setting('app.mine', true), '')
+    UNION ALL SELECT 'user', current_user
+    UNION ALL SELECT 'transaction', pg_current_xact_id_if_assigned()::text
+    UNION ALL SELECT 'statements before', (now() <> statement_timestamp())::text
+    UNION ALL SELECT 'temporary', relname FROM pg_class WHERE relnamespace = pg_my_temp_schema()
+    UNION ALL SELECT 'lock', objid::text FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
+    UNION ALL SELECT 'cursor', name FROM pg_cursors WHERE name <> ''
+    UNION ALL SELECT 'statement of SQL', name FROM pg_prepared_statements WHERE from_sql
+    UNION ALL SELECT 'channel', pg_listening_channels()";
+
+/// What somebody else finds now that is not there for a client of a fresh server connection; nothing where no connection is to be had.
+async fn left(proxy: &Proxy, nothing: &[Vec<Option<String>>]) -> Vec<Vec<Option<String>>> {
+    let mut wire = Wire::login(proxy, "app", "secret", "app").await.unwrap();
+    let found = wire.try_query(LEFT).await.unwrap_or_default();
+    found.into_iter().filter(|row| !nothing.contains(row)).collect()
+}
+
+#[test]
+fn nothing_of_it_is_left_to_others_not_even_where_its_client_vanishes_in_the_middle() {
+    let runtime = runtime();
+    let (pg, syncs, proxies) = runtime.block_on(async {
+        let (pg, syncs) = server(Postgres::options()).await;
+        let proxy = |mode| Box::pin(beside_impatient(&pg).max_connections(1).pool_mode(mode).start());
+        // Nobody is let in between where a client keeps its connection for good.
+        let proxies = [(proxy("transaction").await, true), (proxy("session").await, false)];
+        (pg, syncs, proxies)
+    });
+    let nothing = runtime.block_on(async { Wire::login(&proxies[0].0, "app", "secret", "app").await.unwrap().query(LEFT).await });
+    let is_clean = Cell::new(true);
+    for_each(&(rounds(), any::<Index>()), 80, |(mut rounds, cut)| {
+        let last = rounds.pop().unwrap().bytes("", syncs);
+        let conversation = Conversation { pg: &pg, syncs, who: "", rounds: &rounds };
+        runtime.block_on(async {
+            // What one conversation has left is not found once more after the next.
+            if !is_clean.replace(false) {
+                pg.end_backends("app").await;
+            }
+            for (proxy, lets_in) in &proxies {
+                let look = async || assert_eq!(left(proxy, &nothing).await, Vec::<Vec<_>>::new(), "what is left");
+                let mut wire = client(proxy, None).await;
+                let look_in_between = async || {
+                    if *lets_in {
+                        look().await;
+                    }
+                };
+                conversation.say(&mut wire, look_in_between).await;
+                wire.try_send(&last[..cut.index(last.len())]).await.ok();
+                drop(wire);
+                // Who is patient is served.
+                client(proxy, None).await.query("SELECT 1").await;
+                look().await;
+            }
+            is_clean.set(true);
+        });
+    });
+}
+
+#[test]
+fn it_is_answered_alike_where_every_server_connection_is_lost_between_transactions() {
+    let runtime = runtime();
+    let (pg, syncs, proxy) = runtime.block_on(async {
+        let (pg, syncs) = server(Postgres::options()).await;
+        let proxy = named(&pg).max_connections(2).set("process.workers", 1).start().await;
+        (pg, syncs, proxy)
+    });
+    let busy = ["leased", "mending"].map(|state| format!(r#"pgweir_server_connections{{upstream="main",state="{state}"}}"#));
+    let is_busy = async || proxy.metric(&busy[0]).await + proxy.metric(&busy[1]).await > 0.5;
+    let lose = async || {
+        // Who keeps its connection loses with it what it keeps it for.
+        for _ in 0..20 {
+            if !is_busy().await {
+                pg.sql("SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE usename = 'app'").await;
+                return;
+            }
+        }
+    };
+    for_each(&rounds(), 40, |rounds| {
+        let conversation = Conversation { pg: &pg, syncs, who: "", rounds: &rounds };
+        runtime.block_on(async {
+            let direct = conversation.played(&pg).await;
+            let mut wire = client(&proxy, None).await;
+            conversation.play(&mut wire, lose).await;
+            compare_leniently("lost connections", &direct, &wire.transcript());
+        });
+    });
 }

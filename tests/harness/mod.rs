@@ -46,7 +46,7 @@ pub use api::{APP, Caller, Reply};
 pub use certs::{Ca, Pem};
 pub use endpoint::Endpoint;
 pub use faulty::{Faulty, Way};
-pub use golden::{Elsewhere, Golden, Neighbour, ping};
+pub use golden::{Elsewhere, Golden, Neighbour, compare_leniently, ping};
 pub use http::get as http_get;
 pub use inside::{start_inside, start_inside_with};
 pub use light::Light;
