@@ -306,12 +306,14 @@ fn it_is_answered_alike_where_every_server_connection_is_lost_between_transactio
         let proxy = named(&pg).max_connections(2).set("process.workers", 1).start().await;
         (pg, syncs, proxy)
     });
-    let busy = ["leased", "mending"].map(|state| format!(r#"pgweir_server_connections{{upstream="main",state="{state}"}}"#));
-    let is_busy = async || proxy.metric(&busy[0]).await + proxy.metric(&busy[1]).await > 0.5;
+    let idle = async || {
+        let in_state = async |state| proxy.metric(&format!(r#"pgweir_server_connections{{upstream="main",state="{state}"}}"#)).await;
+        in_state("leased").await + in_state("mending").await + in_state("listening").await < 0.5
+    };
     let lose = async || {
-        // Who keeps its connection loses with it what it keeps it for.
+        // Who keeps its connection, or listens, loses with it what it has it for.
         for _ in 0..20 {
-            if !is_busy().await {
+            if idle().await {
                 pg.sql("SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE usename = 'app'").await;
                 return;
             }
