@@ -217,6 +217,9 @@ def facts(options: argparse.Namespace, cluster: Cluster, targets: list[Target]) 
     """What a reader must know to judge the figures."""
     known = report.machine() | {"PostgreSQL": cluster.version}
     known |= {t.name.replace("pgb", "PgB"): t.version for t in targets if not isinstance(t, Direct)}
+    if "pgweir" in known:
+        program = options.pgweir.resolve()
+        known["pgweir"] += f", {program.relative_to(ROOT) if program.is_relative_to(ROOT) else program.name}"
     known["date"] = datetime.date.today().isoformat()
     known["rounds"] = str(options.rounds)
     known["a measurement"] = f"{options.seconds:g} s after a warm-up"
