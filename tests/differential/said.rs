@@ -219,7 +219,8 @@ const KEPT: &[&str] = &[
     "SELECT 1 AS x INTO TEMP u",
     "INSERT INTO t VALUES (1)",
     "SELECT count(*) FROM t",
-    "SELECT x FROM u",
+    // A temporary table has another number each time, which a column of its own would tell.
+    "SELECT x + 0 FROM u",
     "DROP TABLE t",
     "DROP TABLE IF EXISTS t, u",
     "DISCARD TEMP",
