@@ -381,7 +381,7 @@ impl Inspector {
         if self.unnamed.is_in_doubt(kind, body) {
             return false;
         }
-        self.course.message(kind, body, self.touched.is_some() || !self.cleared.is_empty());
+        self.course.message(kind, body);
         match kind {
             b'Q' => {
                 let text = message::query(body).unwrap_or(body);

@@ -2,20 +2,6 @@
 
 use crate::wire::message;
 
-/// What comes of the message at hand.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Speech {
-    /// Its text is run at once.
-    #[default]
-    Runs,
-    /// Its statement can be bound.
-    Prepares,
-    /// Its statement can be executed, by the unnamed portal.
-    Binds,
-    /// Its statement can be executed at any time.
-    Any,
-}
-
 /// How far the last statement with effects has come that was not run at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Step {
@@ -29,32 +15,34 @@ enum Step {
 /// Follows statements with effects from their Parse to their Execute, as far as nothing comes between.
 #[derive(Debug, Default)]
 pub struct Course {
-    speech: Speech,
+    /// The type of the message at hand, and whether the portal that it names, if it names one, is the unnamed one.
+    at_hand: (u8, bool),
+    /// Effects were noted: until then there is nothing to follow.
+    has_effects: bool,
     step: Step,
     is_partial: bool,
 }
 
 impl Course {
-    /// A message comes; `has_effects` says that some were noted before.
+    /// A message comes.
     #[inline]
-    pub fn message(&mut self, kind: u8, body: &[u8], has_effects: bool) {
-        match kind {
-            b'Q' | b'F' | b'S' => self.next(Speech::Runs),
-            b'P' => self.next(Speech::Prepares),
-            b'B' => self.bind(body, has_effects),
-            b'D' => self.speech = Speech::Prepares,
-            b'E' if self.step == Step::Bound && body.first() == Some(&0) => self.step = Step::Done,
-            _ => {}
+    pub fn message(&mut self, kind: u8, body: &[u8]) {
+        self.at_hand = (kind, body.first() == Some(&0));
+        if self.has_effects {
+            self.follow(kind, body);
         }
     }
 
     /// The text of the message at hand, or of the statement that it speaks of, has effects.
+    #[cold]
     pub fn has_effects(&mut self) {
-        match self.speech {
-            Speech::Runs => {}
-            Speech::Prepares => self.step = Step::Prepared,
-            Speech::Binds => self.step = Step::Bound,
-            Speech::Any => self.is_partial = true,
+        self.has_effects = true;
+        match self.at_hand {
+            (b'P' | b'D', _) => self.step = Step::Prepared,
+            (b'B', true) => self.step = Step::Bound,
+            // It can be executed at any time.
+            (b'B', false) => self.is_partial = true,
+            _ => {}
         }
     }
 
@@ -63,21 +51,19 @@ impl Course {
         self.is_partial || self.step != Step::Done
     }
 
-    fn next(&mut self, speech: Speech) {
-        self.is_partial |= self.step != Step::Done;
-        (self.speech, self.step) = (speech, Step::Done);
-    }
-
-    #[inline]
-    fn bind(&mut self, body: &[u8], has_effects: bool) {
-        let is_unnamed_portal = body.first() == Some(&0);
-        if self.step == Step::Prepared && body.starts_with(&[0, 0]) {
-            self.step = Step::Bound;
-            return;
+    #[cold]
+    fn follow(&mut self, kind: u8, body: &[u8]) {
+        match kind {
+            b'E' if self.step == Step::Bound && body.first() == Some(&0) => self.step = Step::Done,
+            b'B' if self.step == Step::Prepared && body.starts_with(&[0, 0]) => self.step = Step::Bound,
+            b'Q' | b'F' | b'S' | b'P' | b'B' => {
+                self.is_partial |= self.step != Step::Done;
+                self.step = Step::Done;
+                // What the unnamed statement does was noted when it was parsed, which may be before what has been noted since.
+                self.is_partial |= kind == b'B' && !matches!(message::bind(body), Ok((_, [_, ..])));
+            }
+            _ => {}
         }
-        self.next(if is_unnamed_portal { Speech::Binds } else { Speech::Any });
-        // What the unnamed statement does was noted when it was parsed, which may be before what has been noted since.
-        self.is_partial |= has_effects && !matches!(message::bind(body), Ok((_, [_, ..])));
     }
 }
 
@@ -87,14 +73,13 @@ mod tests {
 
     /// Messages by their letters, with a portal's and a statement's name behind a `B`, a portal's behind an `E`, and `!` where the text has effects.
     fn is_partial(said: &str) -> bool {
-        let (mut course, mut noted) = (Course::default(), false);
+        let mut course = Course::default();
         for word in said.split_whitespace() {
             let (message, has_effects) = word.strip_suffix('!').map_or((word, false), |message| (message, true));
             let body = message[1..].replace(['/', '.'], "\0").into_bytes();
-            course.message(message.as_bytes()[0], &body, noted);
+            course.message(message.as_bytes()[0], &body);
             if has_effects {
                 course.has_effects();
-                noted = true;
             }
         }
         course.is_partial()
