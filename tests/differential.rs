@@ -259,7 +259,7 @@ async fn left(proxy: &Proxy, nothing: &[Vec<Option<String>>]) -> Vec<Vec<Option<
 }
 
 #[test]
-fn nothing_of_it_is_left_to_others_not_even_where_its_client_vanishes_in_the_middle() {
+fn nothing_of_it_is_left_to_others_not_even_where_its_client_vanishes_or_its_server_connection_is_ended_in_the_middle() {
     let runtime = runtime();
     let (pg, syncs, proxies) = runtime.block_on(async {
         let (pg, syncs) = server(Postgres::options()).await;
@@ -270,7 +270,7 @@ fn nothing_of_it_is_left_to_others_not_even_where_its_client_vanishes_in_the_mid
     });
     let nothing = runtime.block_on(async { Wire::login(&proxies[0].0, "app", "secret", "app").await.unwrap().query(LEFT).await });
     let is_clean = Cell::new(true);
-    for_each(&(rounds(), any::<Index>()), 80, |(mut rounds, cut)| {
+    for_each(&(rounds(), any::<Index>(), any::<bool>()), 80, |(mut rounds, cut, vanishes)| {
         let last = rounds.pop().unwrap().bytes("", syncs);
         let conversation = Conversation { pg: &pg, syncs, who: "", rounds: &rounds };
         runtime.block_on(async {
@@ -287,7 +287,14 @@ fn nothing_of_it_is_left_to_others_not_even_where_its_client_vanishes_in_the_mid
                     }
                 };
                 conversation.say(&mut wire, look_in_between).await;
-                wire.try_send(&last[..cut.index(last.len())]).await.ok();
+                let (said, rest) = last.split_at(cut.index(last.len()));
+                wire.try_send(said).await.ok();
+                if !vanishes {
+                    pg.end_backends("app").await;
+                    // It is answered to the end, or hears that there is none.
+                    wire.try_send(rest).await.ok();
+                    until_the_end(&mut wire).await;
+                }
                 drop(wire);
                 // Who is patient is served.
                 client(proxy, None).await.query("SELECT 1").await;
