@@ -38,6 +38,9 @@ const OWN: &str = "
     GRANT ALL ON kept TO app;
     CREATE FUNCTION locks() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(9); END $$;";
 
+/// Ends all server connections, and waits until they have ended.
+const END_ALL: &str = "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE usename = 'app'";
+
 /// Who speaks where several do; "" is who speaks alone.
 const EVERYBODY: [&str; 5] = ["", "1", "2", "3", "4"];
 
@@ -276,7 +279,7 @@ fn nothing_of_it_is_left_to_others_not_even_where_its_client_vanishes_or_its_ser
         runtime.block_on(async {
             // What one conversation has left is not found once more after the next.
             if !is_clean.replace(false) {
-                pg.end_backends("app").await;
+                pg.sql(END_ALL).await;
             }
             for (proxy, lets_in) in &proxies {
                 let look = async || assert_eq!(left(proxy, &nothing).await, Vec::<Vec<_>>::new(), "what is left");
@@ -290,7 +293,7 @@ fn nothing_of_it_is_left_to_others_not_even_where_its_client_vanishes_or_its_ser
                 let (said, rest) = last.split_at(cut.index(last.len()));
                 wire.try_send(said).await.ok();
                 if !vanishes {
-                    pg.end_backends("app").await;
+                    pg.sql(END_ALL).await;
                     // It is answered to the end, or hears that there is none.
                     wire.try_send(rest).await.ok();
                     until_the_end(&mut wire).await;
@@ -321,7 +324,7 @@ fn it_is_answered_alike_where_every_server_connection_is_lost_between_transactio
         // Who keeps its connection, or listens, loses with it what it has it for.
         for _ in 0..20 {
             if idle().await {
-                pg.sql("SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE usename = 'app'").await;
+                pg.sql(END_ALL).await;
                 return;
             }
         }
