@@ -173,6 +173,8 @@ pub enum Fault {
     DeadlineInTransaction,
     /// What the client says of its deadline is none.
     BadDeadline,
+    /// The portal has set the client's deadline already.
+    PortalRun,
     /// A request for SQL over HTTP that cannot be understood.
     BadRequest(String),
     /// A request for SQL over HTTP whose caller is not believed: no password where one is needed, or a token or a signature that does not hold.
@@ -233,7 +235,8 @@ impl Fault {
             Self::BadRequest(_) => 36,
             Self::NotBelieved(_) => 37,
             Self::TooLong { .. } => 38,
-            Self::Unsupported(_) | Self::Internal => 39,
+            Self::PortalRun => 39,
+            Self::Unsupported(_) | Self::Internal => 40,
         }
     }
 
@@ -336,6 +339,7 @@ impl Fault {
             Self::Deadline => "canceling statement because the client's deadline has passed".into(),
             Self::DeadlineInTransaction => "terminating connection because the client's deadline has passed inside a transaction".into(),
             Self::BadDeadline => "invalid value for a client's deadline: it is a number of milliseconds".into(),
+            Self::PortalRun => "portal \"\" cannot be run".into(),
             Self::BadRequest(what) => what.clone(),
             Self::NotBelieved(why) => (*why).to_owned(),
             Self::TooLong { what, limit } => format!("the {what} is longer than {limit} bytes"),

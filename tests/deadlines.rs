@@ -234,6 +234,15 @@ async fn a_deadline_clears_itself_and_what_is_none_is_refused() {
     client.query("SELECT pg_sleep(0.3)").await;
     let bad = client.try_query("SET pgweir.deadline_ms = 'soon'").await.unwrap_err();
     assert_eq!((bad.severity(), bad.code()), ("ERROR", "22023"), "{bad}");
+    let twice = [parse("", "SET pgweir.deadline_ms = 100", &[]), bind("", "", &[]), execute("", 0), execute("", 0), sync()].concat();
+    client.send(&twice).await;
+    for tag in *b"12C" {
+        client.expect(tag).await;
+    }
+    client.expect_error("55000").await;
+    client.until_ready().await;
+    assert_eq!(proxy.metric("pgweir_refused_total{tenant=\"default\",fault=\"portal_run\"}").await, 1.0);
+    client.query("RESET pgweir.deadline_ms").await;
     client.query("BEGIN").await;
     assert_eq!(client.try_query("SET pgweir.deadline_ms = soon").await.unwrap_err().code(), "22023");
     client.query("ROLLBACK").await;

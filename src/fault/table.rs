@@ -18,7 +18,7 @@ const fn entry(label: &'static str, sqlstate: &'static str, fatal: bool, what: &
     Entry { label, sqlstate, fatal, what, remedy }
 }
 
-pub(super) const TABLE: [Entry; 40] = [
+pub(super) const TABLE: [Entry; 41] = [
     entry(
         "malformed",
         sqlstate::PROTOCOL_VIOLATION,
@@ -267,6 +267,13 @@ pub(super) const TABLE: [Entry; 40] = [
         false,
         "A request for SQL over HTTP, or its answer, that is longer than it may be (`api.max_request`, `api.max_response`). An answer is never cut short.",
         "Ask for less at a time; a statement that was alone in its transaction may have been carried out.",
+    ),
+    entry(
+        "portal_run",
+        sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        false,
+        "A portal is executed again that has set the client's deadline already, as PostgreSQL would say.",
+        "Bind the statement once more.",
     ),
     entry(
         "internal",

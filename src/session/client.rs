@@ -280,6 +280,7 @@ impl Client {
                 // A Sync with nothing before it, or the end of a refused batch (C8, C9).
                 b'S' if enough => {
                     self.discarding = false;
+                    self.drop_portal();
                     say::ready(&mut out, self.status());
                     self.held.drain(..total);
                 }

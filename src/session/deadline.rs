@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::net::{Moment, now, since_1970};
 use crate::pool::{Lease, with_scratch};
 use crate::upstream::Broken;
-use crate::wire::sql::{self, Effects, NEUTRAL, Term};
+use crate::wire::sql::{self, Effects, Term};
 use crate::wire::{Status, message, say};
 
 /// So many of a client's prepared statements that set its deadline are remembered.
@@ -26,14 +26,27 @@ const FAIL: &[u8] = b"BEGIN; ROLLBACK TO SAVEPOINT \"the client's deadline has p
 /// A client's prepared statements that do nothing but set its deadline.
 #[derive(Debug, Default)]
 pub struct Own {
-    statements: Vec<(Box<[u8]>, Term)>,
-    /// The portal that was bound last, of those that were answered here.
-    portal: Option<(Box<[u8]>, Term)>,
+    statements: Vec<(Box<[u8]>, OwnStatement)>,
+    /// The unnamed portal, where its Bind was answered here.
+    portal: Option<Portal>,
+}
+
+/// What it says of the deadline, and the tag of its command.
+#[derive(Clone, Copy, Debug)]
+struct OwnStatement {
+    term: Term,
+    tag: &'static str,
+}
+
+#[derive(Debug)]
+struct Portal {
+    statement: OwnStatement,
+    has_run: bool,
 }
 
 impl Own {
-    fn find(&self, name: &[u8]) -> Option<Term> {
-        self.statements.iter().find(|(known, _)| **known == *name).map(|(_, term)| *term)
+    fn find(&self, name: &[u8]) -> Option<OwnStatement> {
+        self.statements.iter().find(|(known, _)| **known == *name).map(|(_, statement)| *statement)
     }
 
     /// A name means something else now.
@@ -41,12 +54,12 @@ impl Own {
         self.statements.retain(|(known, _)| **known != *name);
     }
 
-    fn add(&mut self, name: &[u8], term: Term) {
+    fn add(&mut self, name: &[u8], statement: OwnStatement) {
         self.forget(name);
         if self.statements.len() >= OWN {
             self.statements.remove(0);
         }
-        self.statements.push((name.into(), term));
+        self.statements.push((name.into(), statement));
     }
 }
 
@@ -58,6 +71,8 @@ pub struct Neutral {
     pub rest: Vec<u8>,
     /// What they say.
     pub term: Term,
+    /// The tag of the last one's command.
+    tag: &'static str,
     /// Its text has nothing else.
     pub is_all: bool,
 }
@@ -74,18 +89,24 @@ pub fn neutral(kind: u8, body: &[u8]) -> Option<Neutral> {
         _ => return None,
     };
     let terms = sql::terms(text)?;
-    let neutral = vec![NEUTRAL; terms.tags.len()].join(&b"; "[..]);
+    let neutral = terms.tags.iter().map(|tag| sql::neutral(tag)).collect::<Vec<_>>().join(&b"; "[..]);
     let between: &[u8] = if terms.is_all { b"" } else { b"; " };
     let rest = [head, &text[terms.end..], tail].concat();
     let body = [head, &neutral, between, &text[terms.end..], tail].concat();
+    let tag = terms.tags.last().copied().unwrap_or_default();
     let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
-    Some(Neutral { bytes: [&[kind][..], &length, &body].concat(), rest, term: terms.term, is_all: terms.is_all })
+    Some(Neutral { bytes: [&[kind][..], &length, &body].concat(), rest, term: terms.term, tag, is_all: terms.is_all })
 }
 
 /// Whether a message begins with such statements.
 #[inline]
 pub fn has_terms(kind: u8, body: &[u8]) -> bool {
     text_of(kind, body).is_some_and(|text| sql::terms(text).is_some())
+}
+
+/// Whether the statement of a Parse takes parameters, or may: only a server can tell what becomes of one that sets a deadline.
+fn declares_types(body: &[u8]) -> bool {
+    message::definition(body).is_none_or(|(_, definition)| !matches!(definition, [text @ .., 0, 0, 0] if !text.contains(&0)))
 }
 
 /// The text of a Query or Parse that is whole.
@@ -133,6 +154,9 @@ impl Client {
             b'Q' => {
                 let Some((text, terms)) = message::query(body).ok().and_then(|text| Some((text, sql::terms(text)?))) else { return false };
                 let rest = text[terms.end..].to_vec();
+                // It takes the place of the unnamed statement and portal.
+                self.unnamed = Vec::new();
+                self.hand_over_unnamed();
                 if let Err(fault) = self.heed_term(terms.term) {
                     self.count(&fault);
                     fault.say(out, true);
@@ -154,23 +178,26 @@ impl Client {
             b'P' => self.parse_term(total, out),
             b'B' => {
                 let Ok((portal, name)) = message::bind(body) else { return false };
-                let Some(term) = self.bound_term(name) else { return false };
-                let own = self.own.get_or_insert_default();
-                own.portal = Some((portal.into(), term));
+                // A portal with a name is a server's, which knows what else has it.
+                let is_plain = portal.is_empty() && message::binds_no_values(body);
+                let Some(statement) = self.own_statement(name).filter(|_| is_plain) else { return false };
+                self.own.get_or_insert_default().portal = Some(Portal { statement, has_run: false });
                 self.answered_here(total, out, &[(b'2', &[])])
             }
             b'D' => {
                 let Ok((what, name)) = message::describe(body) else { return false };
                 match (what, &self.own) {
-                    (b'S', Some(_)) if self.bound_term(name).is_some() => self.answered_here(total, out, &[(b't', &[0, 0]), (b'n', &[])]),
-                    (b'P', Some(own)) if own.has_portal(name) => self.answered_here(total, out, &[(b'n', &[])]),
+                    (b'S', Some(_)) if self.own_statement(name).is_some() => {
+                        self.answered_here(total, out, &[(b't', &[0, 0]), (b'n', &[])])
+                    }
+                    (b'P', Some(own)) if name.is_empty() && own.portal.is_some() => self.answered_here(total, out, &[(b'n', &[])]),
                     _ => false,
                 }
             }
             b'E' => self.execute_term(total, out),
             b'C' => {
                 let Ok((what, name)) = message::describe(body) else { return false };
-                let is_own = self.own.as_ref().is_some_and(|own| what == b'P' && own.has_portal(name));
+                let is_own = what == b'P' && name.is_empty() && self.own.as_mut().and_then(|own| own.portal.take()).is_some();
                 if what == b'S'
                     && let Some(own) = &mut self.own
                 {
@@ -189,16 +216,17 @@ impl Client {
             // Its server is going to be asked about the name.
             return false;
         }
-        let Ok((name, text)) = message::parse(&self.held[5..total]) else { return false };
-        let terms = sql::terms(text).filter(|terms| terms.is_all && terms.tags.len() == 1);
+        let body = &self.held[5..total];
+        let Ok((name, text)) = message::parse(body) else { return false };
+        let terms = sql::terms(text).filter(|terms| terms.is_all && terms.tags.len() == 1 && !declares_types(body));
         let Some(terms) = terms.filter(|_| name.is_empty() || !self.names.has(name)) else {
             if let Some(own) = &mut self.own {
                 own.forget(name);
             }
             return false;
         };
-        let name = name.to_vec();
-        let definition = [NEUTRAL, &[0, 0, 0]].concat();
+        let (name, statement) = (name.to_vec(), OwnStatement { term: terms.term, tag: terms.tags[0] });
+        let definition = [sql::neutral(statement.tag), &[0, 0, 0]].concat();
         if name.is_empty() {
             self.unnamed = definition;
         } else {
@@ -206,22 +234,20 @@ impl Client {
             let statement = pool.statements.intern(&self.settings.context(), &definition, |_| Effects::default());
             self.names.learn(&name, statement);
         }
-        self.own.get_or_insert_default().add(&name, terms.term);
+        self.own.get_or_insert_default().add(&name, statement);
         self.answered_here(total, out, &[(b'1', &[])])
     }
 
     fn execute_term(&mut self, total: usize, out: &mut BytesMut) -> bool {
-        let Ok(portal) = message::string(&self.held[5..total - 4]) else { return false };
-        let bound = self.own.as_ref().and_then(|own| own.portal.as_ref());
-        let Some(term) = bound.filter(|(known, _)| **known == *portal).map(|(_, term)| *term) else { return false };
-        match self.heed_term(term) {
-            Ok(()) => {
-                self.held.drain(..total);
-                say::complete(out, if term == Term::Never { "RESET" } else { "SET" });
-            }
+        let Ok((b"", _)) = message::execute(&self.held[5..total]) else { return false };
+        let Some(portal) = self.own.as_mut().and_then(|own| own.portal.as_mut()) else { return false };
+        let (statement, has_run) = (portal.statement, std::mem::replace(&mut portal.has_run, true));
+        self.held.drain(..total);
+        let heeded = if has_run { Err(Fault::PortalRun) } else { self.heed_term(statement.term) };
+        match heeded {
+            Ok(()) => say::complete(out, statement.tag),
             Err(fault) => {
                 self.count(&fault);
-                self.held.drain(..total);
                 fault.say(out, true);
                 self.discard();
             }
@@ -237,10 +263,12 @@ impl Client {
         true
     }
 
-    /// What the statement of this name says of the deadline.
-    fn bound_term(&self, name: &[u8]) -> Option<Term> {
-        let is_there = name.is_empty() || self.names.has(name);
-        self.own.as_ref().filter(|_| is_there)?.find(name)
+    /// The statement of this name, where it does nothing but set the deadline.
+    fn own_statement(&self, name: &[u8]) -> Option<OwnStatement> {
+        let own = self.own.as_ref()?;
+        let text = if name.is_empty() { message::string(&self.unnamed).ok() } else { self.names.text_of(name) };
+        // One that was refused has left the name to another.
+        own.find(name).filter(|_| text.is_some_and(sql::is_neutral))
     }
 
     /// Takes note of a message in the middle of a lease whose statement is, or was, one of these. What such a Parse says of the deadline is heeded at once, for its
@@ -256,16 +284,19 @@ impl Client {
         match (kind, &mut self.own) {
             (b'P', own) => {
                 let Ok((name, _)) = message::parse(body) else { return Ok(()) };
-                match (neutral, own) {
-                    (Some(neutral), _) if neutral.is_all => self.own.get_or_insert_default().add(name, neutral.term),
-                    (_, Some(own)) => own.forget(name),
-                    (_, None) => {}
+                if !name.is_empty() && self.names.has(name) {
+                    // It is going to be refused.
+                    return Ok(());
+                }
+                match neutral.filter(|neutral| neutral.is_all && !declares_types(body)) {
+                    Some(Neutral { term, tag, .. }) => own.get_or_insert_default().add(name, OwnStatement { term: *term, tag }),
+                    None => own.iter_mut().for_each(|own| own.forget(name)),
                 }
             }
             (b'B', Some(_)) => {
                 let Ok((_, name)) = message::bind(body) else { return Ok(()) };
-                if let Some(term) = self.bound_term(name) {
-                    self.heed_term(term)?;
+                if let Some(statement) = self.own_statement(name).filter(|_| message::binds_no_values(body)) {
+                    self.heed_term(statement.term)?;
                 }
             }
             (b'C', Some(own)) => {
@@ -282,6 +313,13 @@ impl Client {
     pub(super) fn hand_over_unnamed(&mut self) {
         if let Some(own) = &mut self.own {
             own.forget(b"");
+            own.portal = None;
+        }
+    }
+
+    /// A batch has ended, and the portal with it.
+    pub(super) fn drop_portal(&mut self) {
+        if let Some(own) = &mut self.own {
             own.portal = None;
         }
     }
@@ -330,11 +368,5 @@ impl Client {
             say::ready(out, Status::Idle);
         }
         ends
-    }
-}
-
-impl Own {
-    fn has_portal(&self, name: &[u8]) -> bool {
-        self.portal.as_ref().is_some_and(|(known, _)| **known == *name)
     }
 }

@@ -62,6 +62,28 @@ pub fn bind(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     parse(body)
 }
 
+/// Whether a Bind is one that a statement without parameters takes.
+pub fn binds_no_values(body: &[u8]) -> bool {
+    let read = || {
+        let mut reader = Reader::new(body);
+        let (_portal, _statement) = (reader.string()?, reader.string()?);
+        let formats = reader.u16()?;
+        if formats > 1 {
+            return Ok(false);
+        }
+        for _ in 0..formats {
+            reader.u16()?;
+        }
+        let values = reader.u16()?;
+        for _ in 0..reader.u16()? {
+            reader.u16()?;
+        }
+        reader.finish()?;
+        Ok::<_, Malformed>(values == 0)
+    };
+    read().unwrap_or(false)
+}
+
 /// Which columns of the result a Bind wants in binary: none for all in text, one for all alike, or one for each.
 pub fn result_formats(body: &[u8]) -> Result<Vec<bool>, Malformed> {
     let mut reader = Reader::new(body);

@@ -19,7 +19,7 @@ mod tests;
 
 use std::ops::Range;
 
-pub use deadline::{NEUTRAL, Term, Terms, comment, terms};
+pub use deadline::{Term, Terms, comment, is_neutral, neutral, terms};
 pub use routine::{Traces, mentions, routine};
 pub use settings::{Touched, settings};
 pub use spoken::{Mention, spoken};

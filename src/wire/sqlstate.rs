@@ -36,6 +36,8 @@ pub const SYNTAX_ERROR: &str = "42601";
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
 /// A message is longer than it may be.
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
+/// What it is about is in no state for that.
+pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 /// The query was cancelled.
 pub const QUERY_CANCELED: &str = "57014";
 /// The administrator ended the session.

@@ -114,6 +114,7 @@ const READS: &[&str] = &[
     "SELECT '2026-01-31 12:00:00Z'::timestamptz",
     "SELECT '2026-01-31'::date",
     "SELECT current_user, session_user",
+    "SELECT 1 /* deadline_ms=600000 */",
     "EXPLAIN (COSTS OFF) SELECT * FROM kept",
     "COPY kept TO STDOUT",
     "COPY (SELECT 1/(3-g) FROM generate_series(1, 5) g) TO STDOUT",
@@ -183,6 +184,10 @@ const SETTINGS: &[&str] = &[
     "DISCARD ALL",
     "DISCARD PLANS",
     "DISCARD SEQUENCES",
+    "SET pgweir.deadline_ms = 600000",
+    "SET pgweir.deadline_at = '4102444800000'",
+    "SET pgweir.deadline_ms TO DEFAULT",
+    "RESET pgweir.deadline_ms",
 ];
 
 const STATEMENTS: &[&str] = &[
@@ -265,6 +270,8 @@ const TOGETHER: &[&str] = &[
     "DEALLOCATE ALL; SELECT 1",
     "COPY kept TO STDOUT; SELECT 1",
     "RESET ALL; SHOW work_mem",
+    "SET pgweir.deadline_ms = 600000; SELECT 1",
+    "SET pgweir.deadline_ms = 600000; RESET pgweir.deadline_ms; SET work_mem = '14MB'",
     "SELECT 1; SELEC 2",
 ];
 

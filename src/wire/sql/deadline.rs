@@ -28,8 +28,15 @@ pub struct Terms {
     pub is_all: bool,
 }
 
-/// What such a statement becomes where a server has to answer in its place: it changes nothing, and is answered alike.
-pub const NEUTRAL: &[u8] = b"SET pgweir.answered TO DEFAULT";
+/// What a statement of this command tag becomes where a server has to answer in its place: it changes nothing, and is answered alike.
+pub fn neutral(tag: &str) -> &'static [u8] {
+    if tag == "RESET" { b"RESET pgweir.answered" } else { b"SET pgweir.answered TO DEFAULT" }
+}
+
+/// Whether a text is one of these.
+pub fn is_neutral(text: &[u8]) -> bool {
+    ["SET", "RESET"].iter().any(|tag| neutral(tag) == text)
+}
 
 const PREFIX: &[u8] = b"pgweir.deadline_";
 
