@@ -8,7 +8,7 @@
 mod harness;
 
 use harness::frames::{bind, execute, parse, query, sync};
-use harness::{Elsewhere, Faulty, PATIENCE, Postgres, Proxy, ServerError, Way, Wire, eventually};
+use harness::{Elsewhere, Endpoint, Faulty, PATIENCE, Postgres, Proxy, ServerError, Way, Wire, eventually};
 
 async fn login(proxy: &Proxy) -> Wire {
     Wire::login(proxy, "app", "secret", "app").await.expect("a login")
@@ -190,6 +190,83 @@ async fn i4_reset_goes_back_to_the_clients_own_startup() {
     assert_eq!(wire.try_query("DISCARD ALL").await.unwrap_err().code(), "25001");
     wire.query("ROLLBACK").await;
     assert_eq!(wire.value("SHOW work_mem").await, "2MB");
+}
+
+#[tokio::test]
+async fn i4_in_a_session_pool_reset_goes_back_to_the_clients_own_startup_too() {
+    const ASKED: [&str; 6] = [
+        "SHOW DateStyle",
+        "SHOW TimeZone",
+        "SHOW work_mem",
+        "SELECT coalesce(current_setting('app.mine', true), '')",
+        "SHOW application_name",
+        "SHOW extra_float_digits",
+    ];
+    let pg = Postgres::start().await;
+    let proxy =
+        Proxy::new(&pg).max_connections(1).pool_mode("session").set("upstreams.main.application_name", "of the proxy").start().await;
+    let startup = [
+        ("datestyle", "German"),
+        ("TimeZone", "Asia/Tokyo"),
+        ("application_name", "mine"),
+        ("options", "-c app.mine=one -c work_mem=5MB -c extra_float_digits=2"),
+    ];
+    for ways in [
+        &["RESET ALL"][..],
+        &["DISCARD ALL"],
+        &["SET DateStyle = 'ISO'", "RESET DateStyle", "SET work_mem = '6MB'", "SET work_mem TO DEFAULT", "RESET app.mine"],
+        &["SET TimeZone = 'UTC'", "SET app.mine = 'two'", "BEGIN", "RESET TimeZone", "RESET app.mine", "ROLLBACK"],
+        &["RESET ALL; SET TimeZone = 'UTC'", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "RESET app.mine"],
+        &["DO $$ BEGIN PERFORM set_config('app.mine', 'hidden', false); END $$", "RESET DateStyle"],
+    ] {
+        let mut found = Vec::new();
+        for to in [Endpoint::from(&pg), Endpoint::from(&proxy)] {
+            let mut wire = Wire::connect(to).await;
+            wire.start(&[&[("user", "app"), ("database", "app")], &startup[..]].concat()).await;
+            wire.authenticate("app", "secret").await.unwrap();
+            for way in ways {
+                wire.query(way).await;
+            }
+            let mut values = Vec::new();
+            for question in ASKED {
+                values.push(wire.value(question).await);
+            }
+            // A transaction may be read-only, and what was left before stays.
+            values.push(wire.value("SHOW transaction_read_only").await);
+            found.push(values);
+        }
+        assert_eq!(found[0], found[1], "{ways:?}");
+    }
+    // What is reported is told anew.
+    let mut wire = login_with(&proxy, &[("datestyle", "German")]).await;
+    wire.query("SET DateStyle = 'ISO'").await;
+    wire.query("RESET DateStyle").await;
+    assert_eq!(wire.value("SHOW DateStyle").await, "German, DMY");
+    let told = wire.transcript();
+    let last = told.lines().rev().find(|line| line.contains("ParameterStatus \"DateStyle")).unwrap_or_default();
+    assert!(last.contains("German"), "the client was last told {last}");
+}
+
+#[tokio::test]
+async fn i1_what_needs_rights_is_set_by_who_has_logged_in() {
+    let pg = Postgres::start().await;
+    pg.sql("ALTER USER app SUPERUSER; CREATE ROLE visitor; CREATE ROLE reader; GRANT reader TO visitor").await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let (mut one, mut two, mut other) = (login(&proxy).await, login(&proxy).await, login(&proxy).await);
+    for (client, value, role) in [(&mut one, "on", "none"), (&mut two, "off", "reader")] {
+        client.query(&format!("SET lo_compat_privileges = {value}")).await;
+        client.query("SET SESSION AUTHORIZATION visitor").await;
+        client.query(&format!("SET ROLE {role}")).await;
+    }
+    for _ in 0..2 {
+        let asked = "SELECT current_setting('lo_compat_privileges') || ' ' || session_user || ' ' || current_user";
+        assert_eq!(one.value(asked).await, "on visitor visitor");
+        assert_eq!(other.value(asked).await, "off app app");
+        assert_eq!(two.value(asked).await, "off visitor reader");
+    }
+    one.query("RESET SESSION AUTHORIZATION").await;
+    one.query("SET lo_compat_privileges = off").await;
+    assert_eq!(one.value("SELECT session_user").await, "app");
 }
 
 #[tokio::test]

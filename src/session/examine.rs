@@ -13,6 +13,7 @@ use super::channels::Relistened;
 use super::client::Client;
 use super::pins::{Examination, Pin, Pins};
 use super::relay::First;
+use crate::config::PoolMode;
 use crate::fault::Fault;
 use crate::net::{Moment, now};
 use crate::pool::Lease;
@@ -49,11 +50,10 @@ pub struct Change {
 
 /// What the session has of [`Pins::ASKED`], in that order.
 ///
-/// The client's search path is in force: whose operators are meant must be said.
+/// The client's search path is in force: whose operators are meant must be said. What is temporary depends on its schema.
 const LEFT: &[u8] = b"SELECT EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
-    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-    OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-    OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()), \
+    EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+    AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()), \
     EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
     AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()), \
     EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
@@ -71,9 +71,14 @@ impl Client {
         // What the proxy heard there for whoever had it before is not this client's.
         lease.server_mut().state.heard.clear();
         // As far as is known: only what the functions do was to be asked.
-        let leaves_nothing = examination.is_empty() && pin.is_none() && relistened.is_none();
+        let is_session = self.watch.pool.mode == PoolMode::Session;
+        let leaves_nothing = !is_session && examination.is_empty() && pin.is_none() && relistened.is_none();
         let worker = Rc::clone(&self.worker);
         let finding = async {
+            if is_session {
+                let told = self.begin_again(lease.server_mut()).await?;
+                return Ok((told, Some(lease), examination.pins));
+            }
             let (mut told, pins) = self.find_out(lease.server_mut(), examination, is_certain, version).await?;
             let listens = pins.has(Pin::Sql(PinReason::Listen));
             // Who has ceased to listen may begin again like anybody.
@@ -99,7 +104,7 @@ impl Client {
             }
         };
         match lease {
-            Some(lease) if !pins.is_empty() => {
+            Some(lease) if is_session || !pins.is_empty() => {
                 self.kept = Some((pins, pin));
                 self.leased = Some((lease, First::Nothing, at));
             }
@@ -169,7 +174,9 @@ impl Client {
             return Ok(());
         }
         let limit = times.settle / 2;
-        let answer = self.worker.clock.within(limit, Box::pin(Known::ask(server))).await.unwrap_or(Err(Broken::TimedOut(limit)));
+        // The server is to give up before the proxy does, for then its connection is lost.
+        let asking = Box::pin(Known::ask(server, limit * 4 / 5));
+        let answer = self.worker.clock.within(limit, asking).await.unwrap_or(Err(Broken::TimedOut(limit)));
         let (known, outcome) = match answer {
             Ok(Ok(known)) => (Some(known), Ok(())),
             Ok(Err(refusal)) => (None, Err(Broken::Refused(refusal))),
@@ -230,6 +237,20 @@ impl Client {
         server.state.settings = if in_force == *before { before } else { shared.share(in_force) };
         self.settings = if wanted == *server.state.settings { Arc::clone(&server.state.settings) } else { shared.share(wanted) };
         self.watch.set_settings(&self.settings);
+        self.go_on_to_wanted(server, &reported).await
+    }
+
+    /// In a session pool: what the client began with is in force again where it has reset it, for that went back to what the server connection began with. What it is to
+    /// be told of that is the outcome.
+    async fn begin_again(&mut self, server: &mut Server) -> Result<BytesMut, Broken> {
+        let reported = server.state.reported.clone();
+        let mut set = ask_all(server).await?;
+        let unlisted: Vec<_> =
+            self.startup.iter().filter(|setting| setting.name.contains(&b'.')).map(|setting| setting.name.clone()).collect();
+        set.extend(read(server, &unlisted).await?.into_iter().filter(|(_, value)| value.as_ref().is_some_and(|value| !value.is_empty())));
+        let is_reset = |name: &[u8]| !HIDDEN.contains(&name) && !set.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+        let reset = self.startup.iter().filter(|setting| is_reset(&setting.name)).map(|setting| (setting.name.clone(), None));
+        server.state.settings = self.watch.pool.settings.share(server.state.settings.changed(reset));
         self.go_on_to_wanted(server, &reported).await
     }
 

@@ -79,6 +79,8 @@ pub struct Inspector {
     functions: Option<Arc<Known>>,
     /// A text may have made another.
     defines: bool,
+    /// In a session pool: settings may have gone back to what the server connection began with.
+    has_reset: bool,
 }
 
 /// What becomes of a client's next message at its server.
@@ -217,6 +219,12 @@ impl Inspector {
             Some(Pin::Unnamed) => false,
             Some(_) => self.releases && (self.pins != self.pins.not_asked() || self.pins != self.pins.without(self.cleared)),
         }
+    }
+
+    /// Whether settings may have gone back to what the server connection began with, in a session pool.
+    #[inline]
+    pub fn has_reset(&self) -> bool {
+        self.has_reset
     }
 
     /// What is to be found out; whoever takes it has to.
@@ -523,6 +531,7 @@ impl Inspector {
         self.releases |= effects.releases() || effects.resets_settings();
         self.defines |= effects.defines();
         self.note_calls(text);
+        self.has_reset |= !self.renames && effects.changes_settings() && (!whole || sql::settings(text).resets());
         let follows = effects.changes_settings() && whole && self.renames && self.touch(effects, text);
         self.hidden |= effects.is_opaque();
         self.dirty |= effects.changes_settings() && !follows;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::phase::Phase;
 use super::relay::Relay;
 use super::watch::{Tenant, Watch};
+use crate::config::PoolMode;
 use crate::fault::{Fault, Whose};
 use crate::net::{Moment, Peer, now};
 use crate::wire::sql::{PinReason, Touched};
@@ -179,7 +180,7 @@ impl Relay<'_> {
         self.inspector.resume(pins);
         self.client.watch.enter(Phase::Pinned, now);
         self.client.watch.set(|timing| timing.transaction_since = None);
-        self.pinned = self.inspector.pin();
+        self.pinned = self.inspector.pin().filter(|_| self.client.watch.pool.mode != PoolMode::Session);
         let Some(pin) = self.pinned else { return };
         self.count_pin(pin, before != Some(pin));
     }

@@ -432,7 +432,7 @@ impl<'a> Relay<'a> {
         if shares && self.inspector.pin() != self.pinned {
             self.note_pin();
         }
-        if settled && shares && self.may_end()? {
+        if settled && self.may_end()? {
             return Ok(true);
         }
         self.is_late = !settled && !owes && status == Status::Idle;
@@ -448,6 +448,9 @@ impl<'a> Relay<'a> {
     /// Whether a settled lease is over, or is to be examined first.
     #[inline]
     fn may_end(&self) -> Result<bool, Stop> {
+        if self.client.watch.pool.mode == PoolMode::Session {
+            return if self.inspector.has_reset() && !self.client.startup.is_empty() { Err(Stop::Examine) } else { Ok(false) };
+        }
         let functions = &self.client.watch.pool.functions;
         let only_listens = || self.inspector.pin().is_some();
         if self.inspector.wants_examination()
@@ -469,8 +472,7 @@ impl<'a> Relay<'a> {
         }
         self.is_late = false;
         self.request_began = now();
-        let shares = self.client.watch.pool.mode != PoolMode::Session;
-        if shares && self.may_end()? { Err(Stop::Settled) } else { Ok(()) }
+        if self.may_end()? { Err(Stop::Settled) } else { Ok(()) }
     }
 
     /// The lease goes on although the server has answered.

@@ -6,14 +6,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
 use super::broken::{Broken, ServerError};
 use super::server::Server;
-use crate::net::Moment;
+use crate::net::{Moment, now};
 use crate::wire::sql::{self, Traces};
+use crate::wire::sqlstate;
 
 /// How long a list is good, in seconds, where nothing is known to have changed.
 const GOOD_FOR: u64 = 60;
@@ -21,27 +23,40 @@ const GOOD_FOR: u64 = 60;
 /// A list that took long to make is good for so many times as long.
 const PATIENCE: u32 = 200;
 
+/// Without an answer it is asked again after so many seconds, and twice as many each time, and so many times as long as that took.
+const AGAIN: u64 = 1;
+const AGAIN_TIMES: u32 = 20;
+
+/// How long a question waits for a lock, in milliseconds.
+const LOCK_WAIT: u64 = 50;
+
 /// How many functions deep a call is followed.
 const DEPTH: usize = 16;
 
 /// Functions of extensions in C that change a setting of the session.
 const IN_C: [&str; 3] = ["set_limit", "set_user", "reset_user"];
 
+/// The body of a function that PostgreSQL has as what it was understood to be (`BEGIN ATOMIC`). To write it out as text it locks the tables in it.
+const WRITTEN_OUT: &str = "pg_get_functiondef(pg_proc.oid)";
+
+/// What the same calls, which needs no locks.
+const CALLS_IN_IT: &str = r"(SELECT 'SELECT ' || string_agg(DISTINCT called.proname || '()', ', ')
+    FROM regexp_matches(pg_proc.prosqlbody::text, E':funcid (\\d+)', 'g') AS found (id), pg_proc AS called WHERE called.oid = found.id[1]::oid)";
+
 /// The bodies that may leave something, by the words in them.
-///
-/// `SET LOCAL` ends with the message: until then all names and operators are the catalogue's.
-const BODIES: &str = r"SET LOCAL search_path = pg_catalog;
-    SELECT DISTINCT proname, lanname, body
+const BODIES: [&str; 2] = [
+    r"SELECT DISTINCT proname, lanname, body
     FROM pg_proc JOIN pg_language ON pg_language.oid = prolang,
-    LATERAL (SELECT CASE WHEN prosrc = '' AND prokind IN ('f', 'p') THEN pg_get_functiondef(pg_proc.oid) ELSE prosrc END) AS source (body)
-    WHERE pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND (lanname NOT IN ('internal', 'c') AND body ~* '(\m(set_config|reset|discard|listen|unlisten|load|prepare|execute|temp|temporary|pg_temp|hold|setseed|dblink_connect\w*|(query|cursor)_to_xml\w*|ts_rewrite|ts_stat)\M|\mpg_(try_)?advisory_lock|replication|backup|spi_)|(^|[\n;''/>]|\m(begin|then|else|loop|atomic)\M)\s*set\M'";
+    LATERAL (SELECT CASE WHEN prosrc = '' AND prokind IN ('f', 'p') THEN ",
+    r" ELSE prosrc END) AS source (body)
+    WHERE pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND (lanname NOT IN ('internal', 'c') AND body ~* E'(\\m(set_config|reset|discard|listen|unlisten|load|prepare|execute|temp|temporary|pg_temp|hold|setseed|dblink_connect\\w*|(query|cursor)_to_xml\\w*|ts_rewrite|ts_stat)\\M|\\mpg_(try_)?advisory_lock|replication|backup|spi_)|(^|[\\n;''/>]|\\m(begin|then|else|loop|atomic)\\M)\\s*set\\M'",
+];
 
 /// Who may call a function of one of these names, or may fire it: functions whose bodies mention it (`f`), what depends on it as the catalogue has it and whoever
 /// reads calls (`r`), or only whoever writes (`w`).
-const CALLERS: &str = r"SELECT DISTINCT 'f', proname, name FROM called, pg_proc JOIN pg_language ON pg_language.oid = prolang,
-    LATERAL (SELECT CASE WHEN prosrc = '' AND prokind IN ('f', 'p') THEN pg_get_functiondef(pg_proc.oid) ELSE prosrc END) AS source (body)
+const CALLERS: &str = r"SELECT DISTINCT 'f', proname, name FROM called, pg_proc JOIN pg_language ON pg_language.oid = prolang
     WHERE pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND lanname NOT IN ('internal', 'c')
-    AND strpos(lower(body), lower(name)) > 0 AND (name !~ '^\w+$' OR body ~* ('\m' || name || '\M'))
+    AND strpos(lower(prosrc), lower(name)) > 0 AND (name !~ E'^\\w+$' OR prosrc ~* (E'\\m' || name || E'\\M'))
     UNION SELECT CASE WHEN by_function.oid IS NOT NULL THEN 'f' WHEN classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass) THEN 'r' ELSE 'w' END,
         COALESCE(by_function.proname, relname), name FROM called
     JOIN (SELECT 'pg_proc'::regclass AS kind, oid, proname AS known FROM pg_proc
@@ -71,13 +86,20 @@ pub struct Known {
 }
 
 impl Known {
-    /// Asks a server. The search path of its session plays no part.
+    /// Asks a server, which is to answer within so long, or to say that it cannot. The search path of its session plays no part.
     ///
     /// Not cancel safe, as [`Server::run`].
-    pub async fn ask(server: &mut Server) -> Result<Result<Self, ServerError>, Broken> {
+    pub async fn ask(server: &mut Server, within: Duration) -> Result<Result<Self, ServerError>, Broken> {
         let mut known = Self::default();
+        let until = now() + within;
         let names = IN_C.map(|name| format!("'{name}'")).join(", ");
-        let rows = match server.ask(format!("{BODIES} OR proname IN ({names}))").as_bytes()).await? {
+        let bodies = |of| format!("{} OR proname IN ({names}))", BODIES.join(of)).into_bytes();
+        let answer = match ask(server, &bodies(WRITTEN_OUT), until).await? {
+            // Somebody changes, or has just dropped, a table that one of them is about.
+            Err(refusal) if !refusal.is(sqlstate::QUERY_CANCELED) => ask(server, &bodies(CALLS_IN_IT), until).await?,
+            answer => answer,
+        };
+        let rows = match answer {
             Ok(rows) => rows,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -92,7 +114,7 @@ impl Known {
             if called.is_empty() {
                 break;
             }
-            let rows = match server.ask(&callers(&called)).await? {
+            let rows = match ask(server, &callers(&called), until).await? {
                 Ok(rows) => rows,
                 Err(refusal) => return Ok(Err(refusal)),
             };
@@ -158,9 +180,28 @@ fn add(names: &mut Names, name: &[u8], traces: &Traces) -> bool {
     !traces.is_empty() && names.entry(name.into()).or_default().add(traces)
 }
 
+type Rows = Vec<Vec<Option<Box<[u8]>>>>;
+
+/// Asks in a session whose settings are its client's. `SET LOCAL` ends with the message: until then all names and operators are the catalogue's, a plan is made for
+/// what it costs and not compiled (a client that has disabled what the plan needs makes it cost any amount), and the server gives up in time.
+async fn ask(server: &mut Server, question: &[u8], until: Moment) -> Result<Result<Rows, ServerError>, Broken> {
+    loop {
+        let left = u64::try_from(until.saturating_duration_since(now()).as_millis()).unwrap_or(u64::MAX);
+        let (time, wait) = (left.max(1), left.clamp(1, LOCK_WAIT));
+        let settings = format!(
+            "SET LOCAL search_path = pg_catalog; SET LOCAL jit = off; SET LOCAL statement_timeout = {time}; SET LOCAL lock_timeout = {wait}; "
+        );
+        match server.ask_once(&[settings.as_bytes(), question].concat()).await? {
+            // It was the end of somebody else's time, or a cancel that came late.
+            Err(refusal) if left > LOCK_WAIT && refusal.is(sqlstate::QUERY_CANCELED) => {}
+            answer => return Ok(answer),
+        }
+    }
+}
+
 fn callers(called: &[Box<[u8]>]) -> Vec<u8> {
     let names: Vec<Vec<u8>> = called.iter().map(|name| sql::quoted_literal(name)).collect();
-    let with = b"SET LOCAL search_path = pg_catalog; WITH called (name) AS (SELECT unnest(ARRAY[";
+    let with = b"WITH called (name) AS (SELECT unnest(ARRAY[";
     [&with[..], &names.join(&b", "[..]), b"]::name[])) ", CALLERS.as_bytes()].concat()
 }
 
@@ -177,6 +218,8 @@ pub struct Functions {
     learned: AtomicU64,
     /// When to ask again although nothing is known to have changed, in seconds after `began`.
     due: AtomicU64,
+    /// How often in a row there was no answer.
+    unanswered: AtomicU32,
     began: Moment,
 }
 
@@ -190,6 +233,7 @@ impl Functions {
             changes: AtomicU64::new(1),
             learned: AtomicU64::new(0),
             due: AtomicU64::new(0),
+            unanswered: AtomicU32::new(0),
             began: now,
         }
     }
@@ -227,13 +271,21 @@ impl Functions {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Puts down what a server has answered; without an answer, what was known is good for a while longer.
+    /// Puts down what a server has answered; without an answer, what was known has to do until it is asked again.
     pub fn learn(&self, turn: &Turn, known: Option<Known>, now: Moment) {
         if turn.changes < self.learned.load(Ordering::Acquire) {
             // Somebody who has asked later has been answered before.
             return;
         }
-        let good_for = now.saturating_duration_since(turn.began).saturating_mul(PATIENCE).as_secs().max(GOOD_FOR);
+        let took = now.saturating_duration_since(turn.began);
+        let good_for = if known.is_some() {
+            self.unanswered.store(0, Ordering::Relaxed);
+            took.saturating_mul(PATIENCE).as_secs().max(GOOD_FOR)
+        } else {
+            let before = self.unanswered.fetch_add(1, Ordering::Relaxed);
+            let again = AGAIN.checked_shl(before).unwrap_or(GOOD_FOR).clamp(AGAIN, GOOD_FOR);
+            took.saturating_mul(AGAIN_TIMES).as_secs().max(again)
+        };
         self.due.store(self.seconds(now).saturating_add(good_for), Ordering::Relaxed);
         if let Some(known) = known
             && self.known.load().as_deref() != Some(&known)
@@ -264,8 +316,6 @@ pub struct Turn {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn known(names: &[(&str, &str)]) -> Known {
@@ -321,6 +371,10 @@ mod tests {
         assert_eq!(functions.version(), version, "nothing is new");
         functions.learn(&turn, None, later);
         assert!(functions.known().1.is_some(), "no answer is no news");
+        let again = |seconds| functions.is_due(functions.version(), later + Duration::from_secs(seconds));
+        assert!(!again(0) && again(1), "but it is asked again soon");
+        functions.learn(&turn, None, later);
+        assert!(!again(1) && again(2), "and twice as late each time");
         functions.changed();
         let (early, late) = (functions.turn(later).unwrap(), functions.turn(later).unwrap());
         functions.changed();

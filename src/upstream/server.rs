@@ -167,16 +167,24 @@ impl Server {
     /// Not cancel safe, as `run`.
     pub async fn ask(&mut self, sql: &[u8]) -> Result<Result<Vec<Vec<Option<Box<[u8]>>>>, ServerError>, Broken> {
         let mut tries = TRIES;
-        let answer = loop {
-            self.send_query(sql).await?;
-            let (answer, outcome) = self.whole_answer().await?;
-            match outcome {
-                Ok(()) => break answer,
+        loop {
+            match self.ask_once(sql).await? {
                 // The session's own `statement_timeout` may be shorter than a busy server takes to answer.
                 Err(refusal) if tries > 1 && refusal.is(sqlstate::QUERY_CANCELED) => tries -= 1,
-                Err(refusal) => return Ok(Err(refusal)),
+                outcome => return Ok(outcome),
             }
-        };
+        }
+    }
+
+    /// The same, with one try.
+    ///
+    /// Not cancel safe, as `run`.
+    pub(super) async fn ask_once(&mut self, sql: &[u8]) -> Result<Result<Vec<Vec<Option<Box<[u8]>>>>, ServerError>, Broken> {
+        self.send_query(sql).await?;
+        let (answer, outcome) = self.whole_answer().await?;
+        if let Err(refusal) = outcome {
+            return Ok(Err(refusal));
+        }
         let mut rows = Vec::new();
         let mut frames = Frames::default();
         let mut walk = frames.walk(Side::Server, &answer);

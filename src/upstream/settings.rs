@@ -8,6 +8,10 @@ use parking_lot::Mutex;
 use crate::wire::sql::quoted_literal;
 use crate::wire::startup::Setting;
 
+/// Whose rights a session has, by the names of the settings that say so. Who changes the first ends the second.
+const USER: &str = "session_authorization";
+const ROLE: &str = "role";
+
 /// The settings that a client's session has and a fresh one would not have, in the order in which they are applied: those of its startup, and what it has set
 /// since. Equal ones are shared within a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -52,8 +56,8 @@ impl Settings {
                 (None, None) => {}
             }
         }
-        // A role may not be allowed what the session's user is.
-        all.sort_by_key(|setting| is_role(&setting.name));
+        // A role may not be allowed what the session's user is, and that one not what the user is who has logged in.
+        all.sort_by_key(|setting| whose_rights(&setting.name));
         Self(all.into())
     }
 
@@ -63,10 +67,10 @@ impl Settings {
         Self(self.0.iter().filter(|setting| *setting.name != *name.as_bytes()).cloned().collect())
     }
 
-    /// What of them decides the meaning of a statement's text: the search path and the role.
+    /// What of them decides the meaning of a statement's text: the search path and the user.
     pub fn context(&self) -> Vec<u8> {
         let mut context = Vec::new();
-        for name in ["search_path", "role"] {
+        for name in ["search_path", ROLE, USER] {
             context.extend_from_slice(self.value(name).unwrap_or_default());
             context.push(0);
         }
@@ -88,18 +92,29 @@ impl Settings {
     /// The query that turns a connection with `from`'s settings into one with `to`'s; empty where there is nothing to do.
     ///
     /// It is one statement, so that it takes effect whole or not at all. A setting that only `from` has goes back to what it was when the connection was
-    /// opened (`set_config` with NULL).
+    /// opened (`set_config` with NULL). What may need the rights of the user who has logged in is set by that one: another user, or role, leaves first and takes over last.
     pub fn transition(from: &Self, to: &Self) -> Vec<u8> {
+        let is_same = |setting: &&Setting, other: &Self| other.iter().any(|other| other == *setting);
+        let is_own = |setting: &&Setting| whose_rights(&setting.name) == 0;
+        let ends: Vec<_> = from.iter().filter(is_own).filter(|old| !to.iter().any(|new| new.name == old.name)).collect();
+        let begins: Vec<_> = to.iter().filter(is_own).filter(|new| !is_same(new, from)).collect();
+        // Only a program's own settings have a dot in their names, mostly, and those are anybody's.
+        let needs_rights = ends.iter().chain(&begins).any(|setting| !setting.name.contains(&b'.'));
+        let [user, role] = [USER, ROLE].map(|name| (from.value(name), to.value(name)));
+        let leaves_user = user.0 != user.1 || needs_rights;
+        let leaves_role = role.0 != role.1 || leaves_user;
+
         let mut calls: Vec<Vec<u8>> = Vec::new();
-        let has_other_role = from.value("role") != to.value("role");
-        if has_other_role && from.value("role").is_some() {
-            calls.push(call(b"role", Some(b"none")));
+        if leaves_role && role.0.is_some() {
+            calls.push(call(ROLE.as_bytes(), Some(b"none")));
         }
-        for old in from.iter().filter(|old| !to.iter().any(|new| new.name == old.name)) {
-            calls.push(call(&old.name, None));
+        if leaves_user && user.0.is_some() {
+            calls.push(call(USER.as_bytes(), None));
         }
-        for new in to.iter().filter(|new| !from.iter().any(|old| old == *new)) {
-            calls.push(call(&new.name, Some(&new.value)));
+        calls.extend(ends.iter().map(|old| call(&old.name, None)));
+        calls.extend(begins.iter().map(|new| call(&new.name, Some(&new.value))));
+        for (name, value) in [(USER, user.1.filter(|_| leaves_user)), (ROLE, role.1.filter(|_| leaves_role))] {
+            calls.extend(value.map(|value| call(name.as_bytes(), Some(value))));
         }
         if calls.is_empty() {
             return Vec::new();
@@ -142,8 +157,9 @@ impl SharedSettings {
     }
 }
 
-fn is_role(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"role")
+/// Zero, or the place of a setting among those that decide whose rights the session has.
+fn whose_rights(name: &[u8]) -> usize {
+    [USER, ROLE].iter().position(|known| name.eq_ignore_ascii_case(known.as_bytes())).map_or(0, |place| place + 1)
 }
 
 fn call(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {
@@ -189,6 +205,29 @@ mod tests {
         assert_eq!(
             transition(&[("a", "1"), ("role", "x")], &[("a", "2"), ("role", "y")]),
             "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'a', E'2', false), \
+             pg_catalog.set_config(E'role', E'y', false)"
+        );
+    }
+
+    #[test]
+    fn what_needs_rights_is_set_by_who_has_logged_in() {
+        let session = |value| [("log_duration", value), ("app.mine", "1"), ("session_authorization", "x"), ("role", "y")];
+        assert_eq!(
+            transition(&session("on"), &session("off")),
+            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'session_authorization', NULL, false), \
+             pg_catalog.set_config(E'log_duration', E'off', false), pg_catalog.set_config(E'session_authorization', E'x', false), \
+             pg_catalog.set_config(E'role', E'y', false)"
+        );
+        assert_eq!(
+            transition(&session("on"), &[]),
+            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'session_authorization', NULL, false), \
+             pg_catalog.set_config(E'log_duration', NULL, false), pg_catalog.set_config(E'app.mine', NULL, false)"
+        );
+        let anybodys = |value| [("app.mine", value), ("role", "y")];
+        assert_eq!(transition(&anybodys("1"), &anybodys("2")), "SELECT pg_catalog.set_config(E'app.mine', E'2', false)");
+        assert_eq!(
+            transition(&[("role", "y")], &[("session_authorization", "x"), ("role", "y")]),
+            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'session_authorization', E'x', false), \
              pg_catalog.set_config(E'role', E'y', false)"
         );
     }

@@ -27,6 +27,11 @@ pub struct Touched {
 }
 
 impl Touched {
+    /// Whether some may go back to what they were when the session began.
+    pub fn resets(&self) -> bool {
+        self.resets_all || !self.reset.is_empty()
+    }
+
     /// Adds what another text may change.
     pub fn add(&mut self, other: Self) {
         if other.resets_all {
