@@ -184,15 +184,15 @@ async fn who_has_touched_settings_meanwhile_keeps_its_session_too_and_the_catalo
     proxy.logged("does not tell what its functions leave").await;
     assert_eq!(wire.value("SHOW work_mem").await, "3MB");
     pg.sql("GRANT SELECT ON pg_catalog.pg_proc TO public").await;
-    in_time("what the function sets is its caller's", async {
+    let until_then = Box::pin(async {
         wire.query("SELECT enter('mine')").await;
         // Whoever it is that asks has what is there then.
         while !login(&proxy).await.value(TENANT).await.is_empty() {
             tokio::time::sleep(Duration::from_millis(50)).await;
             wire.query("SELECT enter('mine')").await;
         }
-    })
-    .await;
+    });
+    in_time("what the function sets is its caller's", until_then).await;
     assert_eq!(wire.value(TENANT).await, "mine");
 }
 
