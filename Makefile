@@ -37,6 +37,12 @@ test-clients: ## One script through psql, the drivers and the ORMs of Node.js, P
 test-versions: ## The core tests against PostgreSQL 14, 16, 17 and 18
 	tests/versions
 
+.PHONY: regress
+regress: ## PostgreSQL's own regression tests, straight and through pgweir (Debian: apt fetches its source)
+	@tests/setup regress
+	cargo build --locked --profile quick --bin pgweir
+	tests/regress
+
 .PHONY: bench
 bench: ## Direct, PgBouncer and pgweir side by side: a table and a chart
 	@tests/setup bench
