@@ -8,7 +8,7 @@
 mod harness;
 
 use harness::frames::{bind, execute, parse, query, sync};
-use harness::{Elsewhere, Endpoint, Faulty, PATIENCE, Postgres, Proxy, ServerError, Way, Wire, eventually};
+use harness::{Elsewhere, Endpoint, Faulty, PATIENCE, Postgres, Proxy, ServerError, Way, Wire, eventually, in_time};
 
 async fn login(proxy: &Proxy) -> Wire {
     Wire::login(proxy, "app", "secret", "app").await.expect("a login")
@@ -237,8 +237,26 @@ async fn i4_in_a_session_pool_reset_goes_back_to_the_clients_own_startup_too() {
         }
         assert_eq!(found[0], found[1], "{ways:?}");
     }
-    // What is reported is told anew.
+    // What is reported is told anew, and what the session listens to, or has prepared, is there as before.
     let mut wire = login_with(&proxy, &[("datestyle", "German")]).await;
+    wire.query("LISTEN news").await;
+    wire.send(&[parse("", "RESET TimeZone", &[]), bind("", "", &[]), execute("", 0), sync()].concat()).await;
+    wire.until_ready().await;
+    wire.send(&[bind("", "", &[]), execute("", 0), sync()].concat()).await;
+    let again: Vec<u8> = wire.until_ready().await.iter().map(|frame| frame.tag).collect();
+    assert_eq!(String::from_utf8_lossy(&again), "2CZ");
+    let teller = pg.superuser("app").await.unwrap();
+    let tell = async {
+        for number in 0..200 {
+            teller.batch_execute(&format!("NOTIFY news, '{number}'")).await.unwrap();
+        }
+    };
+    let hear = Box::pin(async {
+        while wire.transcript().matches("NotificationResponse").count() < 200 {
+            wire.query("RESET DateStyle").await;
+        }
+    });
+    in_time("every notification is heard", async { tokio::join!(tell, hear) }).await;
     wire.query("SET DateStyle = 'ISO'").await;
     wire.query("RESET DateStyle").await;
     assert_eq!(wire.value("SHOW DateStyle").await, "German, DMY");

@@ -351,7 +351,7 @@ impl Client {
     }
 
     /// What has come on its own server connection while the proxy asked something there, up to a mark.
-    fn take_heard(&self, lease: &mut Lease, mark: Option<(&Line, &[u8])>, told: &mut BytesMut) -> bool {
+    pub(super) fn take_heard(&self, lease: &mut Lease, mark: Option<(&Line, &[u8])>, told: &mut BytesMut) -> bool {
         let heard = std::mem::take(&mut lease.server_mut().state.heard);
         let mut rest = &*heard;
         while let Some((notification, behind)) = message::first(rest) {

@@ -76,7 +76,8 @@ impl Client {
         let worker = Rc::clone(&self.worker);
         let finding = async {
             if is_session {
-                let told = self.begin_again(lease.server_mut()).await?;
+                let mut told = self.begin_again(lease.server_mut()).await?;
+                self.take_heard(&mut lease, None, &mut told);
                 return Ok((told, Some(lease), examination.pins));
             }
             let (mut told, pins) = self.find_out(lease.server_mut(), examination, is_certain, version).await?;
