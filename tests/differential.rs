@@ -36,6 +36,7 @@ const FUNCTIONS: &str = "
 const OWN: &str = "
     CREATE TABLE kept (x int, y text);
     GRANT ALL ON kept TO app;
+    GRANT SELECT ON kept TO reader;
     CREATE FUNCTION locks() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(9); END $$;";
 
 /// Ends all server connections, and waits until they have ended.
@@ -48,7 +49,7 @@ const EVERYBODY: [&str; 5] = ["", "1", "2", "3", "4"];
 async fn server(options: PostgresOptions) -> (Postgres, bool) {
     let pg = options.start().await;
     pg.sql(FUNCTIONS).await;
-    pg.sql("CREATE SCHEMA other; GRANT ALL ON SCHEMA other TO app").await;
+    pg.sql("CREATE ROLE reader; GRANT reader TO app; CREATE SCHEMA other; GRANT ALL ON SCHEMA other TO app").await;
     for who in EVERYBODY {
         pg.sql(&own(OWN, who)).await;
     }

@@ -2,6 +2,9 @@
 
 mod harness;
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
 use harness::frames::{bind, execute, parse, sync};
 use harness::{PATIENCE, Postgres, Proxy, Wire, eventually};
 use rustix::process::Signal;
@@ -111,4 +114,29 @@ async fn many_sessions_that_end_alike_are_two_lines() {
     })
     .await;
     assert!(lines(&proxy, "a client's session is ended").len() < 10);
+}
+
+#[test]
+fn where_no_terminal_reads_it_the_log_has_no_colours() {
+    let listen = [("PGWEIR_LISTEN__POSTGRES", "127.0.0.1:0"), ("PGWEIR_LISTEN__HTTP", "127.0.0.1:0")];
+    let mut process = Command::new(env!("CARGO_BIN_EXE_pgweir"))
+        .arg("serve")
+        .envs(listen)
+        .env("PGWEIR_UPSTREAM", "postgres://app:secret@127.0.0.1:1/app")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut said = Vec::new();
+    for line in lines {
+        said.push(line);
+        if said.last().is_some_and(|line| line.contains("ready")) {
+            break;
+        }
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let last = said.last().expect("it says something");
+    assert!(last.contains(" INFO ready version=\"") && last.contains(" workers="), "{said:#?}");
+    assert!(!said.concat().contains('\u{1b}'), "{said:#?}");
 }

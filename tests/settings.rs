@@ -288,6 +288,32 @@ async fn i1_what_needs_rights_is_set_by_who_has_logged_in() {
 }
 
 #[tokio::test]
+async fn i1_what_a_role_may_set_is_set_by_that_role() {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE ROLE boss SUPERUSER; GRANT boss TO app").await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let (mut one, mut two, mut other) = (login(&proxy).await, login(&proxy).await, login(&proxy).await);
+    one.query("SET ROLE boss; SET lo_compat_privileges = on").await;
+    two.query("SET app.mine = 'two'").await;
+    two.query("SET ROLE boss").await;
+    two.query("SET log_duration = on").await;
+    two.query("SET app.mine = 'too'").await;
+    let process = other.value("SELECT pg_backend_pid()").await;
+    let asked = "SELECT concat_ws(' ', current_setting('lo_compat_privileges'), current_setting('log_duration'), \
+                 current_setting('app.mine', true), current_user)";
+    for _ in 0..2 {
+        assert_eq!(one.value(asked).await.trim(), "on off  boss");
+        assert_eq!(other.value(asked).await.trim(), "off off  app");
+        assert_eq!(two.value(asked).await, "off on too boss");
+        assert_eq!(one.value(asked).await.trim(), "on off  boss");
+    }
+    one.query("RESET ALL").await;
+    assert_eq!(two.value(asked).await, "off on too boss");
+    assert_eq!(one.value(asked).await.trim(), "off off  boss");
+    assert_eq!(other.value("SELECT pg_backend_pid()").await, process, "no server connection was lost to it");
+}
+
+#[tokio::test]
 async fn i6_what_a_server_does_not_take_any_more_only_its_client_hears() {
     let (pg, proxy) = start().await;
     let mut elsewhere = Elsewhere::begin(&proxy).await;

@@ -1,5 +1,7 @@
 //! Where log lines go, and in which form.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -19,7 +21,7 @@ pub fn start(log: &Log) -> anyhow::Result<SetLevel> {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = match log.format {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_target(false).boxed(),
+        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(has_colours()).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(Box::new(move |level| {
@@ -28,4 +30,9 @@ pub fn start(log: &Log) -> anyhow::Result<SetLevel> {
             let _ = handle.reload(filter);
         }
     }))
+}
+
+/// Whether whoever reads the lines sees colours: at a terminal, unless <https://no-color.org> is asked for.
+fn has_colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|wish| wish.is_empty())
 }

@@ -18,11 +18,8 @@ use crate::fault::Fault;
 use crate::net::{Moment, now};
 use crate::pool::Lease;
 use crate::upstream::{Broken, Known, Reported, Server, Settings};
-use crate::wire::sql::{PinReason, Touched};
+use crate::wire::sql::{PinReason, RIGHTS, Touched};
 use crate::wire::{Status, say};
-
-/// What `pg_settings` does not show, although a session can set it.
-const HIDDEN: [&[u8]; 2] = [b"session_authorization", b"role"];
 
 /// What a client's settings may take, in bytes; with more it keeps its server connection.
 const SETTINGS: usize = 64 << 10;
@@ -203,12 +200,15 @@ impl Client {
         }
         let mut in_force = (*before).clone();
         if touched.resets_all && is_certain {
-            in_force = Settings::default();
+            in_force = if touched.resets_rights { Settings::default() } else { before.rights() };
         }
         if asks_all {
-            in_force = Settings::default().changed(ask_all(server).await?);
-            let unlisted = before.iter().filter(|setting| setting.name.contains(&b'.')).map(|setting| setting.name.clone());
-            names.extend(unlisted.chain(HIDDEN.map(Box::from)));
+            let listed = ask_all(server).await?;
+            let is_unlisted = |name: &[u8]| !listed.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+            let unlisted = || before.iter().filter(|setting| is_unlisted(&setting.name)).map(|setting| &setting.name);
+            let gone: Changes = unlisted().filter(|name| !may_be_unlisted(name)).map(|name| (name.clone(), None)).collect();
+            names.extend(unlisted().filter(|name| name.contains(&b'.')).cloned().chain(RIGHTS.map(|name| Box::from(name.as_bytes()))));
+            in_force = in_force.changed(gone).changed(listed);
         }
         let login = self.watch.pool.login.load();
         let is_own = |(name, value): &(Box<[u8]>, Option<Box<[u8]>>)| match (&**name, value.as_deref()) {
@@ -221,7 +221,8 @@ impl Client {
         let mut wanted = in_force.clone();
         if touched.resets_all {
             // What the client began with the server did not.
-            wanted = self.startup.changed(in_force.iter().map(|setting| (setting.name.clone(), Some(setting.value.clone()))));
+            let began = if touched.resets_rights { (*self.startup).clone() } else { self.startup.own() };
+            wanted = began.changed(in_force.iter().map(|setting| (setting.name.clone(), Some(setting.value.clone()))));
         }
         if is_certain {
             let resets = || touched.reset.iter().filter(|name| !touched.set.contains(name));
@@ -231,8 +232,7 @@ impl Client {
         if touched.is_hidden {
             // Settings of a program's own are in no list: whatever their names are, they end here.
             server.run(b"RESET ALL").await?.map_err(Broken::Refused)?;
-            let others = in_force.iter().filter(|setting| !HIDDEN.contains(&&*setting.name)).map(|setting| (setting.name.clone(), None));
-            in_force = in_force.changed(others.collect::<Changes>());
+            in_force = in_force.rights();
         }
         let shared = &self.watch.pool.settings;
         server.state.settings = if in_force == *before { before } else { shared.share(in_force) };
@@ -249,7 +249,7 @@ impl Client {
         let unlisted: Vec<_> =
             self.startup.iter().filter(|setting| setting.name.contains(&b'.')).map(|setting| setting.name.clone()).collect();
         set.extend(read(server, &unlisted).await?.into_iter().filter(|(_, value)| value.as_ref().is_some_and(|value| !value.is_empty())));
-        let is_reset = |name: &[u8]| !HIDDEN.contains(&name) && !set.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+        let is_reset = |name: &[u8]| !is_of_rights(name) && !set.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
         let reset = self.startup.iter().filter(|setting| is_reset(&setting.name)).map(|setting| (setting.name.clone(), None));
         server.state.settings = self.watch.pool.settings.share(server.state.settings.changed(reset));
         self.go_on_to_wanted(server, &reported).await
@@ -271,6 +271,16 @@ impl Client {
     }
 }
 
+/// `pg_settings` does not show these, although a session can set them.
+fn is_of_rights(name: &[u8]) -> bool {
+    RIGHTS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Whether a session may have it and the server's list not.
+fn may_be_unlisted(name: &[u8]) -> bool {
+    name.contains(&b'.') || is_of_rights(name)
+}
+
 /// All settings that the session has and a fresh one has not, as far as the server lists them.
 async fn ask_all(server: &mut Server) -> Result<Changes, Broken> {
     let sql = b"SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings \
@@ -280,22 +290,19 @@ async fn ask_all(server: &mut Server) -> Result<Changes, Broken> {
     Ok(pairs.filter_map(|[name, value]| Some((name?, value))).collect())
 }
 
-/// The values of these settings: reported, or asked for in one question.
+/// The values of these settings, in this order: reported, or asked for in one question.
 async fn read(server: &mut Server, names: &[Box<[u8]>]) -> Result<Changes, Broken> {
-    let (mut known, mut asked): (Changes, Vec<&Box<[u8]>>) = (Vec::new(), Vec::new());
-    for name in names {
-        match server.state.reported_value(name) {
-            Some(value) => known.push((name.clone(), Some(value.into()))),
-            None => asked.push(name),
+    let reported = |name: &[u8]| server.state.reported_value(name).map(Box::from);
+    let mut values: Changes = names.iter().map(|name| (name.clone(), reported(name))).collect();
+    let mut asked: Vec<_> = values.iter_mut().filter(|(_, value)| value.is_none()).collect();
+    if !asked.is_empty() {
+        let sql = Settings::question(asked.iter().map(|(name, _)| &**name));
+        let rows = server.ask(&sql).await?.map_err(Broken::Refused)?;
+        for (asked, value) in asked.iter_mut().zip(rows.into_iter().next().unwrap_or_default()) {
+            asked.1 = value;
         }
     }
-    if !asked.is_empty() {
-        let sql = Settings::question(asked.iter().map(|name| &***name));
-        let rows = server.ask(&sql).await?.map_err(Broken::Refused)?;
-        let values = rows.into_iter().next().unwrap_or_default();
-        known.extend(asked.into_iter().cloned().zip(values));
-    }
-    Ok(known)
+    Ok(values)
 }
 
 #[cfg(test)]

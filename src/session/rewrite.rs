@@ -264,6 +264,7 @@ impl Relay<'_> {
         let rewritten = clerk.rewrite(kind, piece, &self.client.unnamed);
         let unnamed_before = clerk.unnamed_before.take();
         self.client.watch.tenant.borrow().numbers.count_statements(clerk.notes.take_steps());
+        let mut speaks = kind == b'P' && body.first() == Some(&0) && is_whole && effects.mentions_statements();
         match rewritten {
             Rewritten::AsItIs => {}
             Rewritten::Runs(statement) => self.runs(statement.effects(), statement.text(), true),
@@ -274,6 +275,7 @@ impl Relay<'_> {
                 let unnamed = self.client.unnamed.clone();
                 let text = &unnamed[..memchr::memchr(0, &unnamed).unwrap_or(0)];
                 self.inspector.restored(text);
+                speaks = sql::session_state(text).mentions_statements();
                 self.runs_others(sql::session_state(text), text, true);
             }
             Rewritten::Speaks => {
@@ -296,6 +298,9 @@ impl Relay<'_> {
                 let what = "a prepared statement or portal with a name of many kilobytes";
                 return Err(Stop::fault(Fault::Unsupported(what)));
             }
+        }
+        if speaks {
+            self.inspector.unnamed().speaks();
         }
         self.inspector.stream_rest(total - piece.bytes.len());
         Ok(piece.bytes.len())

@@ -129,7 +129,7 @@ impl Clerk<'_> {
                 if unnamed.is_empty() {
                     self.close_unnamed();
                 } else {
-                    self.parse_unnamed(unnamed);
+                    self.parse_unnamed(kind, unnamed);
                 }
                 self.pass(piece);
                 if unnamed.is_empty() { Rewritten::AsItIs } else { Rewritten::UnnamedAgain }
@@ -304,12 +304,21 @@ impl Clerk<'_> {
         self.answer(note);
     }
 
-    /// The unnamed statement is to be there: a Parse of the client's, of an earlier transaction.
-    fn parse_unnamed(&mut self, definition: &[u8]) {
+    /// The unnamed statement is to be there: a Parse of the client's, of an earlier transaction or batch.
+    fn parse_unnamed(&mut self, kind: u8, definition: &[u8]) {
         let text = definition.get(..memchr::memchr(0, definition).unwrap_or(0)).unwrap_or_default();
-        let instead = self.spoken(definition, sql::session_state(text));
+        let effects = sql::session_state(text);
+        let instead = self.spoken(definition, effects);
         self.parse_as(b"", instead.as_deref().unwrap_or(definition));
-        self.note(Note::new(Show::Swallow, Server::Untouched));
+        let mut note = Note::new(Show::Swallow, Server::Untouched);
+        if kind == b'B'
+            && effects.mentions_statements()
+            && !self.is_aborted()
+            && let Some(name) = self.dropped_by(text, &sql::spoken(text))
+        {
+            note.name = Some((key(name).into(), self.names.set(key(name).into(), None)));
+        }
+        self.note(note);
     }
 
     /// The unnamed statement is not to be there: it is somebody else's.
@@ -364,7 +373,6 @@ impl Clerk<'_> {
     /// A `DEALLOCATE` of one of the client's statements, as a Query or as an unnamed Parse. One of no statement at all stands in for it, which succeeds or fails as
     /// that would.
     fn deallocate(&mut self, kind: u8, name: &[u8]) {
-        let is_aborted = self.owed.status() == Status::Failed && self.owed.readies() == 0;
         let stand_in = self.take_name().written();
         let text = [b"DEALLOCATE ", &stand_in[..]].concat();
         if kind == b'Q' {
@@ -378,11 +386,16 @@ impl Clerk<'_> {
         let mut moves = Moves::default();
         moves.rename(&stand_in, name);
         self.remember_moves(kind, moves);
-        if kind == b'Q' || is_aborted {
+        if kind == b'Q' || self.is_aborted() {
             self.notes.deallocates(self.place(kind), Some(key(name).into()));
         } else if let Some(note) = self.notes.open.back_mut() {
             note.name = Some((key(name).into(), self.names.set(key(name).into(), None)));
         }
+    }
+
+    /// Whether the transaction has failed, for certain.
+    fn is_aborted(&self) -> bool {
+        self.owed.status() == Status::Failed && self.owed.readies() == 0
     }
 
     /// Where the answer to a message of this type comes that was sent last.

@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use crate::wire::sql::quoted_literal;
 use crate::wire::startup::Setting;
 
-/// Whose rights a session has, by the names of the settings that say so. Who changes the first ends the second.
+/// Whose rights a session has, by the names of the settings that say so.
 const USER: &str = "session_authorization";
 const ROLE: &str = "role";
 
-/// The settings that a client's session has and a fresh one would not have, in the order in which they are applied: those of its startup, and what it has set
-/// since. Equal ones are shared within a pool.
+/// The settings that a client's session has and a fresh one would not have: those of its startup, and what it has set since. Before and behind a role or another
+/// user they are in the order in which they were set, for what one may set is refused to another. Equal ones are shared within a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Settings(Box<[Setting]>);
 
@@ -48,17 +48,38 @@ impl Settings {
     pub fn changed(&self, changes: impl IntoIterator<Item = (Box<[u8]>, Option<Box<[u8]>>)>) -> Self {
         let mut all = self.0.to_vec();
         for (name, value) in changes {
-            let at = all.iter().position(|setting| setting.name.eq_ignore_ascii_case(&name));
-            match (at, value) {
-                (Some(at), Some(value)) => all[at].value = value,
-                (Some(at), None) => drop(all.remove(at)),
-                (None, Some(value)) => all.push(Setting { name, value }),
-                (None, None) => {}
+            let has_rights = all.iter().any(|setting| whose_rights(&setting.name).is_some());
+            match (all.iter().position(|setting| setting.name.eq_ignore_ascii_case(&name)), value) {
+                (Some(at), Some(value)) if all[at].value == value || !has_rights => all[at].value = value,
+                (at, value) => {
+                    if let Some(at) = at {
+                        all.remove(at);
+                    }
+                    all.extend(value.map(|value| Setting { name, value }));
+                }
             }
         }
-        // A role may not be allowed what the session's user is, and that one not what the user is who has logged in.
-        all.sort_by_key(|setting| whose_rights(&setting.name));
+        let place = |name: &str| all.iter().position(|setting| whose_rights(&setting.name) == Some(name));
+        if let (Some(role), Some(user)) = (place(ROLE), place(USER))
+            && role < user
+        {
+            // Who changes the user ends the role.
+            let role = all.remove(role);
+            all.push(role);
+        }
         Self(all.into())
+    }
+
+    /// Those of them that say whose rights the session has.
+    #[must_use]
+    pub fn rights(&self) -> Self {
+        Self(self.0.iter().filter(|setting| whose_rights(&setting.name).is_some()).cloned().collect())
+    }
+
+    /// All but those.
+    #[must_use]
+    pub fn own(&self) -> Self {
+        Self(self.0.iter().filter(|setting| whose_rights(&setting.name).is_none()).cloned().collect())
     }
 
     /// The same without one: a client's `application_name` is always valid and differs from client to client.
@@ -92,34 +113,35 @@ impl Settings {
     /// The query that turns a connection with `from`'s settings into one with `to`'s; empty where there is nothing to do.
     ///
     /// It is one statement, so that it takes effect whole or not at all. A setting that only `from` has goes back to what it was when the connection was
-    /// opened (`set_config` with NULL). What may need the rights of the user who has logged in is set by that one: another user, or role, leaves first and takes over last.
+    /// opened (`set_config` with NULL). Each is set, and goes back, with the rights that its client had when it set it: of whoever had logged in where a role or
+    /// another user came later, of those where they were there before.
     pub fn transition(from: &Self, to: &Self) -> Vec<u8> {
-        let is_same = |setting: &&Setting, other: &Self| other.iter().any(|other| other == *setting);
-        let is_own = |setting: &&Setting| whose_rights(&setting.name) == 0;
-        let ends: Vec<_> = from.iter().filter(is_own).filter(|old| !to.iter().any(|new| new.name == old.name)).collect();
-        let begins: Vec<_> = to.iter().filter(is_own).filter(|new| !is_same(new, from)).collect();
-        // Only a program's own settings have a dot in their names, mostly, and those are anybody's.
-        let needs_rights = ends.iter().chain(&begins).any(|setting| !setting.name.contains(&b'.'));
-        let [user, role] = [USER, ROLE].map(|name| (from.value(name), to.value(name)));
-        let leaves_user = user.0 != user.1 || needs_rights;
-        let leaves_role = role.0 != role.1 || leaves_user;
+        let ends = |old: &Setting| !to.iter().any(|new| new.name == old.name);
+        let begins = |new: &Setting| !from.iter().any(|old| old == new);
+        let leaves = |name: &str| from.value(name) != to.value(name) || from.own_before(name).any(ends) || to.own_before(name).any(begins);
+        let leaves_user = leaves(USER);
+        // With the user the role goes, too.
+        let leaves_role = leaves(ROLE) || leaves_user;
+        let leaves = |rights: &str| if rights == USER { leaves_user } else { leaves_role };
 
         let mut calls: Vec<Vec<u8>> = Vec::new();
-        if leaves_role && role.0.is_some() {
-            calls.push(call(ROLE.as_bytes(), Some(b"none")));
+        for Setting { name, value: _ } in from.0.iter().rev().filter(|old| whose_rights(&old.name).map_or_else(|| ends(old), leaves)) {
+            // Nobody else may be what `none` is.
+            calls.push(call(name, (whose_rights(name) == Some(ROLE)).then_some(b"none")));
         }
-        if leaves_user && user.0.is_some() {
-            calls.push(call(USER.as_bytes(), None));
-        }
-        calls.extend(ends.iter().map(|old| call(&old.name, None)));
-        calls.extend(begins.iter().map(|new| call(&new.name, Some(&new.value))));
-        for (name, value) in [(USER, user.1.filter(|_| leaves_user)), (ROLE, role.1.filter(|_| leaves_role))] {
-            calls.extend(value.map(|value| call(name.as_bytes(), Some(value))));
+        for Setting { name, value } in to.iter().filter(|new| whose_rights(&new.name).map_or_else(|| begins(new), leaves)) {
+            calls.push(call(name, Some(value)));
         }
         if calls.is_empty() {
             return Vec::new();
         }
         [b"SELECT ".as_slice(), &calls.join(&b", "[..])].concat()
+    }
+
+    /// The settings that were set before the one of this name, which says whose rights the session has; none where there is no such.
+    fn own_before(&self, name: &str) -> impl Iterator<Item = &Setting> {
+        let end = self.0.iter().position(|setting| whose_rights(&setting.name) == Some(name)).unwrap_or_default();
+        self.0.iter().take(end).filter(|setting| whose_rights(&setting.name).is_none())
     }
 }
 
@@ -157,9 +179,9 @@ impl SharedSettings {
     }
 }
 
-/// Zero, or the place of a setting among those that decide whose rights the session has.
-fn whose_rights(name: &[u8]) -> usize {
-    [USER, ROLE].iter().position(|known| name.eq_ignore_ascii_case(known.as_bytes())).map_or(0, |place| place + 1)
+/// Its name, for a setting that decides whose rights the session has.
+fn whose_rights(name: &[u8]) -> Option<&'static str> {
+    [USER, ROLE].into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 fn call(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {
@@ -192,44 +214,72 @@ mod tests {
 
     #[test]
     fn i4_what_is_set_is_changed_and_what_is_reset_is_gone() {
-        let before = settings(&[("TimeZone", "UTC"), ("role", "reader")]);
+        let before = settings(&[("TimeZone", "UTC"), ("search_path", "a")]);
         let change = |name: &str, value: Option<&str>| (Box::from(name.as_bytes()), value.map(|value| Box::from(value.as_bytes())));
         let after = before.changed([change("timezone", Some("CET")), change("work_mem", Some("3MB")), change("nothing", None)]);
-        assert_eq!(after, settings(&[("TimeZone", "CET"), ("work_mem", "3MB"), ("role", "reader")]), "the role comes last");
-        assert_eq!(after.changed([change("ROLE", None), change("TIMEZONE", None)]), settings(&[("work_mem", "3MB")]));
+        assert_eq!(after, settings(&[("TimeZone", "CET"), ("search_path", "a"), ("work_mem", "3MB")]));
+        assert_eq!(after.changed([change("SEARCH_PATH", None), change("TIMEZONE", None)]), settings(&[("work_mem", "3MB")]));
         assert_eq!(after.get(b"WORK_MEM"), Some(&b"3MB"[..]));
+        assert_eq!(after.changed([change("role", Some("x"))]).rights(), settings(&[("role", "x")]));
     }
 
     #[test]
     fn another_role_takes_over_last_and_leaves_first() {
+        for role in ["x", "y"] {
+            assert_eq!(
+                transition(&[("a", "1"), ("role", "x")], &[("a", "2"), ("role", role)]),
+                format!(
+                    "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'a', E'2', false), \
+                     pg_catalog.set_config(E'role', E'{role}', false)"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn each_is_set_and_goes_back_with_the_rights_of_who_set_it() {
+        let session = |first, second, third| {
+            [("log_duration", first), ("session_authorization", "x"), ("log_statement", second), ("role", "y"), ("app.mine", third)]
+        };
+        let one = session("on", "all", "1");
+        let set = |name, value| format!("pg_catalog.set_config(E'{name}', {value}, false)");
+        let (leave_role, leave_user) = (set("role", "E'none'"), set("session_authorization", "NULL"));
+        let (user, role) = (set("session_authorization", "E'x'"), set("role", "E'y'"));
+        let query = |calls: &[String]| format!("SELECT {}", calls.join(", "));
+
+        assert_eq!(transition(&one, &one), "");
+        assert_eq!(transition(&one, &session("on", "all", "2")), query(&[set("app.mine", "E'2'")]));
         assert_eq!(
-            transition(&[("a", "1"), ("role", "x")], &[("a", "2"), ("role", "y")]),
-            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'a', E'2', false), \
-             pg_catalog.set_config(E'role', E'y', false)"
+            transition(&one, &session("on", "none", "1")),
+            query(&[leave_role.clone(), set("log_statement", "E'none'"), role.clone()])
+        );
+        assert_eq!(
+            transition(&one, &session("off", "all", "2")),
+            query(&[
+                leave_role.clone(),
+                leave_user.clone(),
+                set("log_duration", "E'off'"),
+                user.clone(),
+                role.clone(),
+                set("app.mine", "E'2'")
+            ])
+        );
+        let ends = [set("app.mine", "NULL"), leave_role, set("log_statement", "NULL"), leave_user, set("log_duration", "NULL")];
+        assert_eq!(transition(&one, &[]), query(&ends));
+        assert_eq!(
+            transition(&[], &one),
+            query(&[set("log_duration", "E'on'"), user, set("log_statement", "E'all'"), role, set("app.mine", "E'1'")])
         );
     }
 
     #[test]
-    fn what_needs_rights_is_set_by_who_has_logged_in() {
-        let session = |value| [("log_duration", value), ("app.mine", "1"), ("session_authorization", "x"), ("role", "y")];
-        assert_eq!(
-            transition(&session("on"), &session("off")),
-            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'session_authorization', NULL, false), \
-             pg_catalog.set_config(E'log_duration', E'off', false), pg_catalog.set_config(E'session_authorization', E'x', false), \
-             pg_catalog.set_config(E'role', E'y', false)"
-        );
-        assert_eq!(
-            transition(&session("on"), &[]),
-            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'session_authorization', NULL, false), \
-             pg_catalog.set_config(E'log_duration', NULL, false), pg_catalog.set_config(E'app.mine', NULL, false)"
-        );
-        let anybodys = |value| [("app.mine", value), ("role", "y")];
-        assert_eq!(transition(&anybodys("1"), &anybodys("2")), "SELECT pg_catalog.set_config(E'app.mine', E'2', false)");
-        assert_eq!(
-            transition(&[("role", "y")], &[("session_authorization", "x"), ("role", "y")]),
-            "SELECT pg_catalog.set_config(E'role', E'none', false), pg_catalog.set_config(E'session_authorization', E'x', false), \
-             pg_catalog.set_config(E'role', E'y', false)"
-        );
+    fn what_is_set_anew_is_set_with_the_rights_there_are_by_then() {
+        let before = settings(&[("a", "1"), ("b", "1"), ("role", "x"), ("c", "1")]);
+        let change = |name: &str, value: &str| (Box::from(name.as_bytes()), Some(Box::from(value.as_bytes())));
+        assert_eq!(before.changed([change("b", "1"), change("C", "1")]), before);
+        assert_eq!(before.changed([change("a", "2")]), settings(&[("b", "1"), ("role", "x"), ("c", "1"), ("a", "2")]));
+        let user = settings(&[("a", "1"), ("b", "1"), ("c", "1"), ("session_authorization", "y"), ("role", "x")]);
+        assert_eq!(before.changed([change("session_authorization", "y")]), user);
     }
 
     #[test]

@@ -174,7 +174,14 @@ const SETTINGS: &[&str] = &[
     "SET nonsense = 1",
     "SET work_mem = 'nonsense'",
     "SET ROLE app",
+    "SET ROLE reader",
+    "SET ROLE NONE",
+    "SET LOCAL ROLE reader",
     "RESET ROLE",
+    "SET SESSION AUTHORIZATION app",
+    "SET SESSION AUTHORIZATION reader",
+    "RESET SESSION AUTHORIZATION",
+    "SELECT set_config('role', 'reader', false)",
     "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
     "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
     "SET default_transaction_isolation = 'repeatable read'",
@@ -250,6 +257,7 @@ const KEPT: &[&str] = &[
     "DO $$ BEGIN CREATE TEMP TABLE IF NOT EXISTS t (x int); END $$",
     "DO $$ BEGIN PERFORM set_config('work_mem', '13MB', false); END $$",
     "DO $$ BEGIN EXECUTE 'SET TimeZone = ''Asia/Tokyo'''; END $$",
+    "DO $$ BEGIN EXECUTE 'SET ROLE reader'; END $$",
 ];
 
 const TOGETHER: &[&str] = &[
@@ -270,6 +278,9 @@ const TOGETHER: &[&str] = &[
     "DEALLOCATE ALL; SELECT 1",
     "COPY kept TO STDOUT; SELECT 1",
     "RESET ALL; SHOW work_mem",
+    "SET ROLE reader; RESET ALL; SHOW role",
+    "RESET ROLE; SET app.mine = 'three'; SET ROLE reader; SET work_mem = '15MB'",
+    "BEGIN; SET ROLE reader; SET work_mem = '16MB'; ROLLBACK",
     "SET pgweir.deadline_ms = 600000; SELECT 1",
     "SET pgweir.deadline_ms = 600000; RESET pgweir.deadline_ms; SET work_mem = '14MB'",
     "SELECT 1; SELEC 2",

@@ -35,8 +35,11 @@ pub struct Unnamed {
     doubt: (Doubt, Doubt),
     /// How many Parses may have left another's.
     parses: u32,
-    /// The server had one of the client's before the last Parse or Close that may be discarded.
+    /// It speaks of other statements by name, and which they are may be another matter in the next batch.
+    is_of_batch: bool,
+    /// The server had one of the client's before the last Parse or Close that may be discarded, and that was such a one.
     was_here: bool,
+    was_of_batch: bool,
 }
 
 impl Unnamed {
@@ -55,6 +58,18 @@ impl Unnamed {
         self.stage = Stage::Here;
     }
 
+    /// What is on this server speaks of other statements by name, and can be parsed again.
+    pub fn speaks(&mut self) {
+        if self.stage != Stage::Here {
+            return;
+        }
+        self.is_of_batch = true;
+        if self.doubt() == Doubt::No {
+            // Where its Parse fails there is none, and none to be parsed again.
+            (self.parses, self.doubt.0) = (1, Doubt::MayBeAnothers);
+        }
+    }
+
     /// A Parse of it: whether that may be discarded. `in_batch` says that it stands behind messages of its batch without an answer, `owes` behind any.
     pub fn parse(&mut self, stage: Stage, in_batch: bool, owes: bool) -> bool {
         let before = self.doubt();
@@ -65,24 +80,27 @@ impl Unnamed {
             self.parses = if before == Doubt::No { 1 } else { self.parses.saturating_add(1) };
             self.doubt.0 = Doubt::MayBeAnothers;
         }
-        self.stage = stage;
+        (self.stage, self.is_of_batch) = (stage, false);
         may_be_discarded
     }
 
     /// A Close of it that may be discarded.
     pub fn close_perhaps(&mut self) {
         self.may_do_nothing();
-        self.stage = Stage::Absent;
+        (self.stage, self.is_of_batch) = (Stage::Absent, false);
     }
 
     /// There is none for certain.
     pub fn forget(&mut self) {
-        (self.stage, self.doubt) = (Stage::Absent, (Doubt::No, Doubt::No));
+        (self.stage, self.is_of_batch, self.doubt) = (Stage::Absent, false, (Doubt::No, Doubt::No));
     }
 
     /// The batch ends.
     pub fn sync(&mut self) {
         self.doubt = (Doubt::No, self.doubt());
+        if std::mem::take(&mut self.is_of_batch) {
+            self.stage = Stage::Absent;
+        }
     }
 
     /// All is answered.
@@ -128,6 +146,7 @@ impl Unnamed {
     /// Its last Parse or Close has done nothing.
     pub fn put_back(&mut self, was_here: bool) {
         self.stage = if was_here { Stage::Bound } else { Stage::Absent };
+        self.is_of_batch = self.was_of_batch;
     }
 
     fn doubt(&self) -> Doubt {
@@ -136,6 +155,7 @@ impl Unnamed {
 
     fn may_do_nothing(&mut self) {
         self.was_here = self.stage != Stage::Absent && self.doubt() == Doubt::No;
+        self.was_of_batch = self.is_of_batch;
         self.doubt.0 = Doubt::MayBeDiscarded;
     }
 }

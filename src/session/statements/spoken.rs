@@ -30,12 +30,9 @@ impl Clerk<'_> {
         if mentions.iter().any(|(_, mention)| mention.name().is_some_and(|name| self.is_unsettled(name))) {
             return Rewritten::Later;
         }
-        if let [(_, Mention::Drops(name))] = &mentions[..]
-            && self.names.has(name)
-            && sql::statements(text).count() == 1
-        {
+        if let Some(name) = self.dropped_by(text, &mentions) {
             self.deallocate(kind, name);
-            return Rewritten::AsItIs;
+            return Rewritten::Speaks;
         }
         if kind == b'Q' && !self.has_prepared && self.lacks(&mentions) {
             if self.owed.owes() {
@@ -75,6 +72,12 @@ impl Clerk<'_> {
             }
         }
         Rewritten::Speaks
+    }
+
+    /// The one of the client's statements that a text drops which does nothing else.
+    pub(super) fn dropped_by<'b>(&self, text: &[u8], mentions: &'b [(Range<usize>, Mention)]) -> Option<&'b [u8]> {
+        let [(_, Mention::Drops(name))] = mentions else { return None };
+        (self.names.has(name) && sql::statements(text).count() == 1).then_some(&**name)
     }
 
     /// What the Parse of a client's statement says behind the name, where the server is to be told something else.

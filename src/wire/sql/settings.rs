@@ -6,6 +6,9 @@
 use super::routine::{Traces, inside, routine};
 use super::tokens::{Backslash, Token, Tokens};
 
+/// The settings that say whose rights the session has. RESET ALL leaves them as they are.
+pub const RIGHTS: [&str; 2] = ["session_authorization", "role"];
+
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none implies another")]
 /// The settings that a text may change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,8 +17,10 @@ pub struct Touched {
     pub set: Vec<Box<[u8]>>,
     /// Names that go back to what they were when the session began, in lower case; none of them is among `set`.
     pub reset: Vec<Box<[u8]>>,
-    /// All go back: RESET ALL, DISCARD ALL. What is in the other lists came after that.
+    /// All go back but for [`RIGHTS`]: RESET ALL, DISCARD ALL. What is in the other lists came after that, or is of those.
     pub resets_all: bool,
+    /// Those go back, too: DISCARD ALL.
+    pub resets_rights: bool,
     /// Names that were given a value before all went back, in lower case.
     pub set_before: Vec<Box<[u8]>>,
     /// Something is changed whose name the text does not say, or that no value describes.
@@ -35,7 +40,7 @@ impl Touched {
     /// Adds what another text may change.
     pub fn add(&mut self, other: Self) {
         if other.resets_all {
-            self.reset_all();
+            self.reset_all(other.resets_rights);
         }
         self.set_before.extend(other.set_before);
         for name in other.reset {
@@ -60,10 +65,12 @@ impl Touched {
         }
     }
 
-    fn reset_all(&mut self) {
+    fn reset_all(&mut self, with_rights: bool) {
         self.resets_all = true;
-        self.set_before.append(&mut self.set);
-        self.reset.clear();
+        self.resets_rights |= with_rights;
+        let stays = |name: &Box<[u8]>| !with_rights && RIGHTS.iter().any(|known| known.as_bytes() == &**name);
+        self.set_before.extend(self.set.extract_if(.., |name| !stays(name)));
+        self.reset.retain(stays);
     }
 }
 
@@ -126,7 +133,7 @@ impl<'a> Walk<'a> {
             self.reset();
         } else if self.takes(&["discard"]) {
             if self.is("all") {
-                self.found.reset_all();
+                self.found.reset_all(true);
             }
         } else if self.takes(&["do"]) {
             self.block();
@@ -176,7 +183,7 @@ impl<'a> Walk<'a> {
                 return;
             }
             if self.takes(&["authorization"]) {
-                return self.note_all(&["session_authorization", "role"], self.is("default"));
+                return self.note_all(&RIGHTS, self.is("default"));
             }
         }
         if self.takes(&["time"]) {
@@ -245,13 +252,13 @@ impl<'a> Walk<'a> {
 
     fn reset(&mut self) {
         if self.takes(&["all"]) {
-            self.found.reset_all();
+            self.found.reset_all(false);
         } else if self.takes(&["time"]) {
             self.note_all(&["timezone"], true);
         } else if self.is("transaction") {
             self.step();
         } else if self.takes(&["session"]) {
-            self.note_all(&["session_authorization", "role"], true);
+            self.note_all(&RIGHTS, true);
         } else if let Some(name) = self.name_part() {
             self.name(name, true);
         }
@@ -346,6 +353,11 @@ mod tests {
         resets("RESET ROLE", "role");
         resets("RESET SESSION AUTHORIZATION", "session_authorization role");
         assert!(settings(b"RESET ALL").resets_all && settings(b"SELECT 1; DISCARD ALL").resets_all);
+        assert!(!settings(b"RESET ALL").resets_rights && settings(b"SELECT 1; DISCARD ALL; RESET ALL").resets_rights);
+        for (text, set, before) in [("RESET ALL", "role", "a"), ("DISCARD ALL", "", "a role")] {
+            let found = settings(format!("SET a = 1; SET role = x; {text}").as_bytes());
+            assert_eq!((names(&found.set), names(&found.set_before)), (set.to_owned(), before.to_owned()));
+        }
         assert!(!settings(b"DISCARD PLANS").resets_all);
     }
 
