@@ -55,6 +55,12 @@ guard: ## User-space instructions of a transaction and a login, held against the
 	cargo build --locked --profile quick --bin pgweir
 	benches/guard
 
+.PHONY: quota
+quota: ## How many workers there are under a container's CPU quota, on a machine of eight CPUs that qemu plays (Debian, x86-64)
+	@tests/setup quota
+	cargo build --locked --profile quick --bin pgweir
+	tests/quota
+
 .PHONY: build
 build: ## The release binary, target/release/pgweir
 	@tests/setup build

@@ -193,7 +193,8 @@ pub fn warm_up(house: &House) {
     }
 }
 
-/// One on up to two cores, else half of what the CPU quota allows: PostgreSQL and the kernel need the rest. `available_parallelism` heeds the cgroup's quota.
+/// One on up to two cores, else half of what the CPU quota allows: PostgreSQL and the kernel need the rest. `available_parallelism` heeds the cgroup's quota
+/// (`tests/quota`).
 fn worker_count(configured: Option<usize>) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     configured.unwrap_or(if cores <= 2 { 1 } else { cores / 2 }).clamp(1, 256)
