@@ -254,6 +254,24 @@ async fn who_gives_up_waiting_for_a_pause_leaves_it_in_force() {
 }
 
 #[tokio::test]
+async fn a_pause_that_somebody_ends_is_over_for_who_waits_for_it_too() {
+    let pg = Postgres::start().await;
+    let proxy = options(&pg).start().await;
+    let (ops, pausing) = (ops(&proxy).await, ops(&proxy).await);
+    let mut long = client(&proxy).await;
+    long.query("BEGIN").await;
+    for (pause, resume) in [("PAUSE", "RESUME"), ("PAUSE app", "RESUME app"), ("PAUSE app", "RESUME")] {
+        let resume = async {
+            eventually("it is paused", PATIENCE, async || ops.row("SHOW POOLS", "database", "app").await["paused"] == "1").await;
+            ops.rows(resume).await;
+        };
+        let (refused, ()) = tokio::join!(pausing.refused(pause), resume);
+        assert_eq!(refused, ("22023".into(), "resumed before the last server connection was closed".into()));
+    }
+    assert_eq!(long.value("SELECT 1").await, "1");
+}
+
+#[tokio::test]
 async fn kill_ends_sessions_and_what_they_run() {
     let pg = Postgres::start().await;
     let proxy = options(&pg).start().await;

@@ -10,11 +10,14 @@ mod harness;
 mod said;
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use harness::frames;
 use harness::{
-    Ca, Elsewhere, Endpoint, Golden, PATIENCE, Postgres, PostgresOptions, Proxy, ProxyOptions, Wire, compare_leniently, eventually, in_time,
+    Admin, Ca, Elsewhere, Endpoint, Golden, PATIENCE, Postgres, PostgresOptions, Proxy, ProxyOptions, Wire, compare_leniently, eventually,
+    in_time,
 };
 use proptest::prelude::any;
 use proptest::sample::Index;
@@ -23,6 +26,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustls::ClientConfig;
 use said::{Round, own, rounds};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 /// The client's `application_name`, and that of the proxies' own connections.
 const NAME: &str = "at random";
@@ -344,6 +348,59 @@ fn it_is_answered_alike_where_every_server_connection_is_lost_between_transactio
             let mut wire = client(&proxy, None).await;
             conversation.play(&mut wire, lose).await;
             compare_leniently("lost connections", &direct, &wire.transcript());
+        });
+    });
+}
+
+/// What operators do meanwhile, over and over.
+const OPERATED: [&str; 8] = [
+    "RECONNECT",
+    "RELOAD",
+    "SET upstreams.main.max_connections = 2",
+    "SET upstreams.main.prepared_statements = '600B'",
+    "RECONNECT app",
+    "SET upstreams.main.max_connections = 3",
+    "SET upstreams.main.prepared_statements = '1MiB'",
+    "SHOW CLIENTS",
+];
+
+#[test]
+fn it_is_answered_alike_while_operators_are_at_work() {
+    let runtime = runtime();
+    let (pg, syncs, proxy, operators) = runtime.block_on(async {
+        let (pg, syncs) = server(Postgres::options()).await;
+        let options = named(&pg).max_connections(3).set("process.workers", 2).set("defaults.queue_timeout", "20s");
+        let proxy = options.set("console.admin_users", vec!["app"]).start().await;
+        let login = async || Admin::login(proxy.port(), "app", "pgweir").await.unwrap();
+        let operators = [login().await, login().await];
+        (pg, syncs, proxy, operators)
+    });
+    let [one, other] = &operators;
+    for_each(&rounds(), 60, |rounds| {
+        let conversation = Conversation { pg: &pg, syncs, who: "", rounds: &rounds };
+        runtime.block_on(async {
+            let direct = conversation.played(&pg).await;
+            let is_over = Cell::new(false);
+            let operate = async {
+                while !is_over.get() {
+                    for command in OPERATED {
+                        one.rows(command).await;
+                    }
+                    // It waits for all that is in use, and who listens may have to be served before it is; a RESUME may come before it has begun.
+                    let mut pause = pin!(one.table("PAUSE"));
+                    while timeout(Duration::from_millis(1), &mut pause).await.is_err() {
+                        other.table("RESUME").await.ok();
+                    }
+                    other.table("RESUME").await.ok();
+                }
+            };
+            let play = async {
+                let played = conversation.played(&proxy).await;
+                is_over.set(true);
+                played
+            };
+            let ((), played) = tokio::join!(operate, play);
+            compare_leniently("operators at work", &direct, &played);
         });
     });
 }

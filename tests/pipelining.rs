@@ -6,7 +6,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::frames::{bind, close, describe, execute, flush, function_call, parse, query, sync};
-use harness::{Golden, Neighbour, Postgres, Proxy, Wire, ping};
+use harness::{Faulty, Golden, Neighbour, PATIENCE, Postgres, Proxy, Way, Wire, eventually, ping};
 
 /// Parse, Bind and Execute of an unnamed statement.
 fn run(sql: &str) -> Vec<u8> {
@@ -273,6 +273,38 @@ async fn c10_an_unnamed_statement_that_waits_for_its_bind_is_there_when_it_comes
             wire.until_ready().await;
         })
         .await;
+}
+
+#[tokio::test]
+async fn c10_batches_of_unnamed_statements_do_not_wait_for_each_other() {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE TABLE seen (x int); GRANT ALL ON seen TO app").await;
+    let net = Faulty::to(pg.address()).await;
+    let proxy = Proxy::before_faulty(&net).max_connections(1).start().await;
+    let mut wire = login(&proxy).await;
+    for begun in [Vec::new(), [parse("", "SELECT 'not run'", &[]), sync()].concat()] {
+        wire.query("SELECT 1").await;
+        wire.send(&begun).await;
+        if !begun.is_empty() {
+            wire.until_ready().await;
+        }
+        pg.sql("TRUNCATE seen").await;
+        eventually("its server connection is free", PATIENCE, async || {
+            proxy.metric(r#"pgweir_server_connections{upstream="main",state="idle"}"#).await > 0.5
+        })
+        .await;
+        net.stall(Way::Back);
+        let batch = |number: i32| [run(&format!("INSERT INTO seen VALUES ({number})")), sync()].concat();
+        wire.send(&(1..=5).flat_map(batch).collect::<Vec<u8>>()).await;
+        eventually("the server has run all of them before it is heard", PATIENCE, async || {
+            pg.value("SELECT count(*) FROM seen").await == "5"
+        })
+        .await;
+        net.heal();
+        for _ in 1..=5 {
+            wire.until_ready().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -58,8 +58,7 @@ async fn pause(house: &House, name: Option<&str>) -> Result<(), Complaint> {
         return Err(Complaint::wrong("already paused"));
     }
     close_gates(house, name);
-    until_closed(house, name).await;
-    Ok(())
+    until_closed(house, name).await
 }
 
 fn close_gates(house: &House, name: Option<&str>) {
@@ -68,12 +67,16 @@ fn close_gates(house: &House, name: Option<&str>) {
     }
 }
 
-/// Waits until no server connection is left of the pools that are meant now.
-async fn until_closed(house: &House, name: Option<&str>) {
+/// Waits until no server connection is left of the pools that are meant now, and no longer than the pause lasts.
+async fn until_closed(house: &House, name: Option<&str>) -> Result<(), Complaint> {
     let pools = house.pools_of(name);
     while !pools.iter().all(|pool| pool.is_empty()) {
+        if !name.map_or_else(|| house.gates.are_all_paused(), |name| house.gates.is_paused(name)) {
+            return Err(Complaint::wrong("resumed before the last server connection was closed"));
+        }
         sleep(LOOK).await;
     }
+    Ok(())
 }
 
 fn resume(house: &House, name: Option<&str>) -> Result<(), Complaint> {

@@ -264,31 +264,14 @@ impl Relay<'_> {
         let rewritten = clerk.rewrite(kind, piece, &self.client.unnamed);
         let unnamed_before = clerk.unnamed_before.take();
         self.client.watch.tenant.borrow().numbers.count_statements(clerk.notes.take_steps());
-        let mut speaks = kind == b'P' && body.first() == Some(&0) && is_whole && effects.mentions_statements();
         match rewritten {
             Rewritten::AsItIs => {}
             Rewritten::Runs(statement) => self.runs(statement.effects(), statement.text(), true),
             Rewritten::OnlyHere => self.inspector.hold_statement(),
             Rewritten::ByItsName => self.inspector.hold_prepared(),
             Rewritten::Frees => self.inspector.releases(),
-            Rewritten::UnnamedAgain => {
-                let unnamed = self.client.unnamed.clone();
-                let text = &unnamed[..memchr::memchr(0, &unnamed).unwrap_or(0)];
-                self.inspector.restored(text);
-                speaks = sql::session_state(text).mentions_statements();
-                self.runs_others(sql::session_state(text), text, true);
-            }
-            Rewritten::Speaks => {
-                let text = if kind == b'Q' { message::query(body) } else { message::parse(body).map(|(_, text)| text) }.unwrap_or(body);
-                self.runs_others(sql::session_state(text), text, is_whole);
-                if kind == b'P' {
-                    self.client.unnamed.clear();
-                }
-                if kind == b'P' && is_whole && self.inspector.can_recall() {
-                    self.client.unnamed.extend_from_slice(&body[1..]);
-                    self.inspector.recall();
-                }
-            }
+            Rewritten::UnnamedAgain => self.unnamed_again(),
+            Rewritten::Speaks => self.speaks(kind, body, is_whole),
             Rewritten::Prepares => (edit.prepares, edit.puts_off) = (true, true),
             Rewritten::Later => {
                 edit.puts_off = true;
@@ -299,11 +282,38 @@ impl Relay<'_> {
                 return Err(Stop::fault(Fault::Unsupported(what)));
             }
         }
-        if speaks {
-            self.inspector.unnamed().speaks();
-        }
         self.inspector.stream_rest(total - piece.bytes.len());
         Ok(piece.bytes.len())
+    }
+
+    /// The client's unnamed statement was put on this server again.
+    fn unnamed_again(&mut self) {
+        let unnamed = self.client.unnamed.clone();
+        let text = &unnamed[..memchr::memchr(0, &unnamed).unwrap_or(0)];
+        let effects = sql::session_state(text);
+        self.inspector.restored(text);
+        if effects.mentions_statements() {
+            self.inspector.unnamed().speaks();
+        }
+        self.runs_others(effects, text, true);
+    }
+
+    /// A Query or an unnamed Parse was sent on whose text speaks of statements, or may.
+    fn speaks(&mut self, kind: u8, body: &[u8], whole: bool) {
+        let text = if kind == b'Q' { message::query(body) } else { message::parse(body).map(|(_, text)| text) }.unwrap_or(body);
+        let effects = sql::session_state(text);
+        self.runs_others(effects, text, whole);
+        if kind != b'P' {
+            return;
+        }
+        self.client.unnamed.clear();
+        if whole && self.inspector.can_recall() {
+            self.client.unnamed.extend_from_slice(&body[1..]);
+            self.inspector.recall();
+            if effects.mentions_statements() {
+                self.inspector.unnamed().speaks();
+            }
+        }
     }
 
     /// A text that executes others is going to be run: what it is to leave was not noted yet.

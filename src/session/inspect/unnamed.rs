@@ -126,14 +126,16 @@ impl Unnamed {
         }
     }
 
-    /// Whether what a message means depends on which one the server has, and that on answers that are still to come.
+    /// Whether what a message means depends on which one the server has, and that on answers that are still to come. Behind a Parse or Close of it in the same batch
+    /// it does not: where that is not done, neither is what follows.
     #[inline]
     pub fn is_in_doubt(&self, kind: u8, body: &[u8]) -> bool {
-        self.doubt.1 != Doubt::No
+        let (here, before) = self.doubt;
+        before != Doubt::No
             && match (kind, body) {
-                (b'Q', _) | (b'P', [0, ..]) | (b'C', [b'S', 0, ..]) => self.doubt.1 == Doubt::MayBeDiscarded,
-                (b'D', [b'S', 0, ..]) => true,
-                (b'B', _) => matches!(message::bind(body), Ok((_, []))),
+                (b'Q', _) | (b'P', [0, ..]) | (b'C', [b'S', 0, ..]) => before == Doubt::MayBeDiscarded,
+                (b'D', [b'S', 0, ..]) => here == Doubt::No,
+                (b'B', _) => here == Doubt::No && matches!(message::bind(body), Ok((_, []))),
                 _ => false,
             }
     }

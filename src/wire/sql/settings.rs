@@ -68,9 +68,9 @@ impl Touched {
     fn reset_all(&mut self, with_rights: bool) {
         self.resets_all = true;
         self.resets_rights |= with_rights;
-        let stays = |name: &Box<[u8]>| !with_rights && RIGHTS.iter().any(|known| known.as_bytes() == &**name);
+        let stays = |name: &[u8]| !with_rights && RIGHTS.iter().any(|known| known.as_bytes() == name);
         self.set_before.extend(self.set.extract_if(.., |name| !stays(name)));
-        self.reset.retain(stays);
+        self.reset.retain(|name| stays(name));
     }
 }
 
