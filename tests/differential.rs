@@ -31,6 +31,12 @@ use tokio::time::timeout;
 /// The client's `application_name`, and that of the proxies' own connections.
 const NAME: &str = "at random";
 
+/// What a client's startup packet says beside its user and database.
+const STARTUP: [(&str, &str); 2] = [("application_name", NAME), ("options", "-c app.began=one -c cursor_tuple_fraction=0.5 -c role=app")];
+
+/// What has become of it. A transaction that resets it would see what the server connection began with, up to its end, so that nothing else asks.
+const BEGAN: &str = "SELECT current_setting('app.began'), current_setting('cursor_tuple_fraction'), current_setting('role')";
+
 /// Functions that leave something in the session that calls them.
 const FUNCTIONS: &str = "
     CREATE FUNCTION sets(value text) RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.mine', coalesce(value, ''), false) $$;
@@ -87,7 +93,7 @@ impl Conversation<'_> {
     /// The same, after which nothing is left, and nothing keeps the server connection.
     async fn play(&self, wire: &mut Wire, between: impl AsyncFnMut()) {
         if self.say(wire, between).await {
-            for last in ["ROLLBACK", "DISCARD ALL"] {
+            for last in ["ROLLBACK", BEGAN, "DISCARD ALL", BEGAN] {
                 wire.send(&frames::query(last)).await;
                 wire.until_ready().await;
             }
@@ -121,7 +127,7 @@ async fn client(to: impl Into<Endpoint>, tls: Option<Arc<ClientConfig>>) -> Wire
         assert_eq!(wire.ask(&frames::ssl_request()).await, b'S');
         wire = Box::pin(wire.tls(tls)).await.unwrap();
     }
-    wire.start(&[("user", "app"), ("database", "app"), ("application_name", NAME)]).await;
+    wire.start(&[&[("user", "app"), ("database", "app")], &STARTUP[..]].concat()).await;
     wire.authenticate("app", "secret").await.unwrap();
     wire.clear_transcript();
     wire
@@ -166,7 +172,7 @@ fn what_a_client_says_at_random_is_answered_as_by_postgresql() {
     });
     for_each(&rounds(), 150, |rounds| {
         let conversation = Conversation { pg: &golden.pg, syncs, who: "", rounds: &rounds };
-        let playing = golden.same_for(&[("application_name", NAME)], async |wire| conversation.play(wire, async || {}).await);
+        let playing = golden.same_for(&STARTUP, async |wire| conversation.play(wire, async || {}).await);
         runtime.block_on(playing);
     });
 }

@@ -14,8 +14,8 @@ async fn login(proxy: &Proxy) -> Wire {
     Wire::login(proxy, "app", "secret", "app").await.expect("a login")
 }
 
-async fn login_with(proxy: &Proxy, parameters: &[(&str, &str)]) -> Wire {
-    let mut wire = Wire::connect(proxy).await;
+async fn login_with(to: impl Into<Endpoint>, parameters: &[(&str, &str)]) -> Wire {
+    let mut wire = Wire::connect(to).await;
     wire.start(&[&[("user", "app"), ("database", "app")], parameters].concat()).await;
     wire.authenticate("app", "secret").await.unwrap();
     wire
@@ -311,6 +311,60 @@ async fn i1_what_a_role_may_set_is_set_by_that_role() {
     assert_eq!(two.value(asked).await, "off on too boss");
     assert_eq!(one.value(asked).await.trim(), "off off  boss");
     assert_eq!(other.value("SELECT pg_backend_pid()").await, process, "no server connection was lost to it");
+}
+
+#[tokio::test]
+async fn i4_what_a_client_began_with_is_there_again_behind_its_reset_its_role_too() {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE ROLE reader; CREATE ROLE writer; GRANT reader, writer TO app").await;
+    let proxies = ["transaction", "session"].map(|mode| Proxy::new(&pg).max_connections(1).pool_mode(mode));
+    let [transaction, session] = proxies;
+    let (transaction, session) = (transaction.start().await, session.start().await);
+    for ways in [
+        &["RESET ROLE"][..],
+        &["DISCARD ALL"],
+        &["RESET ALL"],
+        &["SET ROLE writer", "RESET ALL"],
+        &["SET ROLE NONE"],
+        &["SET ROLE NONE", "RESET ALL"],
+        &["SET ROLE NONE", "RESET TimeZone", "RESET ROLE"],
+        &["SET ROLE writer", "SET app.mine = 'writer''s'", "DISCARD ALL"],
+        &["RESET ROLE; SET ROLE writer", "RESET app.mine"],
+        &["SET ROLE writer", "RESET app.mine"],
+        &["RESET ROLE", "DO $$ BEGIN EXECUTE 'SET ROLE writer'; END $$", "RESET work_mem"],
+        &["RESET ROLE; DO $$ BEGIN EXECUTE 'SET ROLE writer'; END $$"],
+        &["BEGIN", "RESET ROLE", "ROLLBACK"],
+        &["BEGIN", "SET LOCAL ROLE writer", "RESET ROLE", "COMMIT"],
+        &["BEGIN", "RESET ROLE", "COMMIT"],
+        &["BEGIN", "SET ROLE NONE", "RESET work_mem", "COMMIT"],
+        &["BEGIN", "RESET app.mine", "COMMIT"],
+        &["BEGIN", "RESET app.mine", "ROLLBACK"],
+        &["BEGIN", "SET work_mem = '5MB'", "RESET work_mem", "SET app.other = 'other'", "COMMIT"],
+        &["BEGIN", "SET work_mem = '5MB'", "RESET ALL", "COMMIT"],
+        &["BEGIN", "RESET ALL", "SET work_mem = '5MB'", "COMMIT"],
+        &["BEGIN", "SET work_mem = '5MB'", "SAVEPOINT a", "RESET ALL", "ROLLBACK TO a", "COMMIT"],
+        &["BEGIN", "SET work_mem = '5MB'", "SAVEPOINT a", "RESET work_mem", "ROLLBACK TO a", "COMMIT"],
+    ] {
+        let mut found = Vec::new();
+        for to in [Endpoint::from(&pg), Endpoint::from(&transaction), Endpoint::from(&session)] {
+            let mut wire = login_with(to, &[("options", "-c role=reader -c app.mine=mine -c work_mem=3MB")]).await;
+            // What was prepared before is run behind it, in batches of their own.
+            let reset = if ways.len() == 1 { "RESET work_mem" } else { "SELECT 1" };
+            wire.send(&[parse("later", reset, &[]), parse("", "SET work_mem TO DEFAULT", &[]), sync()].concat()).await;
+            wire.until_ready().await;
+            for again in [bind("", "later", &[]), bind("", "", &[])] {
+                wire.send(&[again, execute("", 0), sync()].concat()).await;
+                wire.until_ready().await;
+            }
+            for way in ways {
+                wire.query(way).await;
+            }
+            let asked = "SELECT concat_ws(' ', session_user, current_user, current_setting('role'), \
+                         current_setting('app.mine'), current_setting('work_mem'))";
+            found.push(wire.value(asked).await);
+        }
+        assert_eq!(found[1..], [found[0].clone(), found[0].clone()], "{ways:?}");
+    }
 }
 
 #[tokio::test]

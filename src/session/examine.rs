@@ -73,7 +73,7 @@ impl Client {
         let worker = Rc::clone(&self.worker);
         let finding = async {
             if is_session {
-                let mut told = self.begin_again(lease.server_mut()).await?;
+                let mut told = self.begin_again(lease.server_mut(), examination.resets_rights).await?;
                 self.take_heard(&mut lease, None, &mut told);
                 return Ok((told, Some(lease), examination.pins));
             }
@@ -193,10 +193,16 @@ impl Client {
     /// Reads the settings and puts them down, at the client and at the server; what the client is to be told of them is the outcome.
     async fn learn_settings(&mut self, server: &mut Server, touched: &Touched, is_certain: bool) -> Result<BytesMut, Broken> {
         let (before, reported) = (Arc::clone(&server.state.settings), server.state.reported.clone());
-        let asks_all = touched.is_hidden || touched.resets_all && !is_certain;
+        // What is hidden may have come behind what has been reset.
+        let is_certain = is_certain && !touched.is_hidden;
+        // What has been reset goes back to what the client began with: where it may have been undone, the server's list shows whether it has gone back.
+        let began_with = |name: &[u8]| self.startup.get(name);
+        let may_go_back = touched.resets_all || touched.reset.iter().any(|name| began_with(name).is_some());
+        let asks_all = touched.is_hidden || may_go_back && !is_certain;
         let mut names: Vec<Box<[u8]>> = touched.set.clone();
         if !is_certain {
-            names.extend(touched.reset.iter().chain(&touched.set_before).cloned());
+            let others = touched.reset.iter().chain(&touched.set_before);
+            names.extend(others.filter(|name| !asks_all || may_be_unlisted(name)).cloned());
         }
         let mut in_force = (*before).clone();
         if touched.resets_all && is_certain {
@@ -210,25 +216,25 @@ impl Client {
             names.extend(unlisted().filter(|name| name.contains(&b'.')).cloned().chain(RIGHTS.map(|name| Box::from(name.as_bytes()))));
             in_force = in_force.changed(gone).changed(listed);
         }
-        let login = self.watch.pool.login.load();
-        let is_own = |(name, value): &(Box<[u8]>, Option<Box<[u8]>>)| match (&**name, value.as_deref()) {
-            (b"role", Some(value)) => value == b"none",
-            (b"session_authorization", Some(value)) => value == &*login.user,
-            _ => false,
-        };
         let values = read(server, &names).await?;
-        in_force = in_force.changed(values.into_iter().map(|change| if is_own(&change) { (change.0, None) } else { change }));
+        let is_back = |(name, value): &(Box<[u8]>, Option<Box<[u8]>>)| {
+            let may_be = name.contains(&b'.') && (touched.resets_all || touched.reset.contains(name));
+            may_be && value.as_ref().is_some_and(|value| value.is_empty())
+        };
+        let is_gone = |change: &_| self.is_own(change) || is_back(change);
+        in_force = in_force.changed(values.into_iter().map(|change| if is_gone(&change) { (change.0, None) } else { change }));
         let mut wanted = in_force.clone();
         if touched.resets_all {
             // What the client began with the server did not.
             let began = if touched.resets_rights { (*self.startup).clone() } else { self.startup.own() };
             wanted = began.changed(in_force.iter().map(|setting| (setting.name.clone(), Some(setting.value.clone()))));
         }
+        let resets = || touched.reset.iter().filter(|name| !touched.set.contains(name));
         if is_certain {
-            let resets = || touched.reset.iter().filter(|name| !touched.set.contains(name));
             in_force = in_force.changed(resets().map(|name| (name.clone(), None)));
-            wanted = wanted.changed(resets().map(|name| (name.clone(), self.startup.get(name).map(Box::from))));
         }
+        let back = resets().filter(|name| in_force.get(name).is_none());
+        wanted = wanted.changed(back.map(|name| (name.clone(), began_with(name).map(Box::from))).collect::<Changes>());
         if touched.is_hidden {
             // Settings of a program's own are in no list: whatever their names are, they end here.
             server.run(b"RESET ALL").await?.map_err(Broken::Refused)?;
@@ -238,31 +244,48 @@ impl Client {
         server.state.settings = if in_force == *before { before } else { shared.share(in_force) };
         self.settings = if wanted == *server.state.settings { Arc::clone(&server.state.settings) } else { shared.share(wanted) };
         self.watch.set_settings(&self.settings);
-        self.go_on_to_wanted(server, &reported).await
+        self.go_on_to(server, &self.settings, &reported).await
+    }
+
+    /// Whether the session has the rights of who has logged in, as far as this setting says.
+    fn is_own(&self, (name, value): &(Box<[u8]>, Option<Box<[u8]>>)) -> bool {
+        match (&*name.to_ascii_lowercase(), value.as_deref()) {
+            (b"role", Some(value)) => value == b"none",
+            (b"session_authorization", Some(value)) => value == &*self.watch.pool.login.load().user,
+            _ => false,
+        }
     }
 
     /// In a session pool: what the client began with is in force again where it has reset it, for that went back to what the server connection began with. What it is to
     /// be told of that is the outcome.
-    async fn begin_again(&mut self, server: &mut Server) -> Result<BytesMut, Broken> {
+    async fn begin_again(&mut self, server: &mut Server, with_rights: bool) -> Result<BytesMut, Broken> {
         let reported = server.state.reported.clone();
         let mut set = ask_all(server).await?;
         let unlisted: Vec<_> =
             self.startup.iter().filter(|setting| setting.name.contains(&b'.')).map(|setting| setting.name.clone()).collect();
         set.extend(read(server, &unlisted).await?.into_iter().filter(|(_, value)| value.as_ref().is_some_and(|value| !value.is_empty())));
-        let is_reset = |name: &[u8]| !is_of_rights(name) && !set.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
-        let reset = self.startup.iter().filter(|setting| is_reset(&setting.name)).map(|setting| (setting.name.clone(), None));
-        server.state.settings = self.watch.pool.settings.share(server.state.settings.changed(reset));
-        self.go_on_to_wanted(server, &reported).await
+        let names = |settings: Settings| settings.iter().map(|setting| setting.name.clone()).collect::<Vec<_>>();
+        let mut reset = names(self.startup.own());
+        reset.retain(|name| !set.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)));
+        // Unless they have been set since.
+        let rights = names(self.startup.rights());
+        let lost_rights = with_rights && read(server, &rights).await?.iter().any(|change| self.is_own(change));
+        let (shared, begins) = (&self.watch.pool.settings, self.startup.own());
+        server.state.settings = shared.share(begins.changed(reset.into_iter().map(|name| (name, None))));
+        let goal = if lost_rights { Arc::clone(&self.startup) } else { shared.share(begins) };
+        let told = self.go_on_to(server, &goal, &reported).await?;
+        server.state.settings = Arc::clone(&self.settings);
+        Ok(told)
     }
 
     /// Where settings went back to what the server began with, they go on to what the client is to see; it is told what differs from what was `reported` to it.
-    async fn go_on_to_wanted(&self, server: &mut Server, reported: &Reported) -> Result<BytesMut, Broken> {
+    async fn go_on_to(&self, server: &mut Server, goal: &Arc<Settings>, reported: &Reported) -> Result<BytesMut, Broken> {
         let mut told = BytesMut::new();
-        if Arc::ptr_eq(&server.state.settings, &self.settings) {
+        if Arc::ptr_eq(&server.state.settings, goal) {
             return Ok(told);
         }
         // What the server does not take the client hears when it next wants a server.
-        if server.apply(&self.settings).await?.is_ok() {
+        if server.apply(goal).await?.is_ok() {
             for (name, value) in server.state.reported.iter().filter(|now| !reported.contains(now)) {
                 say::parameter_status(&mut told, name, value);
             }

@@ -5,11 +5,13 @@
 //! names, and the rest streams through. A Parse with a name is awaited up to [`STATEMENT`] bytes: whatever server its client gets must be told it again.
 
 mod course;
+mod resets;
 mod unnamed;
 
 use std::sync::Arc;
 
 use course::Course;
+use resets::{Reset, Resets};
 use unnamed::{Stage, Unnamed};
 
 use super::pins::{Examination, Pin, Pins};
@@ -79,8 +81,7 @@ pub struct Inspector {
     functions: Option<Arc<Known>>,
     /// A text may have made another.
     defines: bool,
-    /// In a session pool: settings may have gone back to what the server connection began with.
-    has_reset: bool,
+    resets: Resets,
 }
 
 /// What becomes of a client's next message at its server.
@@ -224,14 +225,15 @@ impl Inspector {
     /// Whether settings may have gone back to what the server connection began with, in a session pool.
     #[inline]
     pub fn has_reset(&self) -> bool {
-        self.has_reset
+        self.resets.now().any
     }
 
     /// What is to be found out; whoever takes it has to.
     pub fn take_examination(&mut self) -> Examination {
         let asks_for_pins = self.hidden || self.releases && !self.pins.is_empty();
         let is_partial = self.course.is_partial();
-        Examination { touched: self.touched.take(), pins: self.pins, asks_for_pins, cleared: self.cleared, is_partial }
+        let resets_rights = self.resets.now().rights;
+        Examination { touched: self.touched.take(), pins: self.pins, asks_for_pins, cleared: self.cleared, is_partial, resets_rights }
     }
 
     /// A lease that goes on with these pins.
@@ -258,6 +260,7 @@ impl Inspector {
             remembers: self.remembers,
             defines: self.defines,
             functions: self.functions.take(),
+            resets: self.resets.again(),
             ..Self::default()
         };
     }
@@ -434,7 +437,7 @@ impl Inspector {
             if !may_be_discarded {
                 self.remember = Some(Remember::Nothing);
             }
-            let effects = self.statement(text, whole);
+            let effects = self.prepared(true, text, whole);
             return !(may_be_discarded || self.renames && effects.mentions_statements());
         }
         if self.renames {
@@ -442,17 +445,29 @@ impl Inspector {
         }
         self.hold(Pin::Statement);
         match message::parse(body) {
-            Ok((_, text)) => self.statement(text, whole),
+            Ok((_, text)) => self.prepared(false, text, whole),
             // The text goes on beyond what is here, or the name does.
-            Err(_) => self.statement(body, false),
+            Err(_) => self.prepared(false, body, false),
         };
         true
     }
 
+    /// The statement of a Parse.
+    fn prepared(&mut self, is_unnamed: bool, text: &[u8], whole: bool) -> Effects {
+        let effects = self.statement(text, whole);
+        if !self.renames {
+            self.resets.parsed(is_unnamed, Reset::of(effects, text, whole));
+        }
+        effects
+    }
+
     fn bind(&mut self, body: &[u8], whole: bool) -> bool {
         match message::bind(body) {
-            Ok((_, [])) => {}
-            Ok(_) => return !self.renames,
+            Ok((_, [])) => self.resets.bound(true),
+            Ok(_) => {
+                self.resets.bound(false);
+                return !self.renames;
+            }
             // The server will not understand it either.
             Err(_) if whole => return true,
             // The names go on beyond what is here.
@@ -531,7 +546,9 @@ impl Inspector {
         self.releases |= effects.releases() || effects.resets_settings();
         self.defines |= effects.defines();
         self.note_calls(text);
-        self.has_reset |= !self.renames && effects.changes_settings() && (!whole || sql::settings(text).resets());
+        if !self.renames {
+            self.resets.run(Reset::of(effects, text, whole));
+        }
         let follows = effects.changes_settings() && whole && self.renames && self.touch(effects, text);
         self.hidden |= effects.is_opaque();
         self.dirty |= effects.changes_settings() && !follows;

@@ -250,6 +250,8 @@ pub struct Examination {
     pub cleared: Pins,
     /// Some of them were not run for certain, in their order.
     pub is_partial: bool,
+    /// In a session pool: whose rights the session has may have gone back to what the server connection began with, too.
+    pub resets_rights: bool,
 }
 
 impl Examination {

@@ -267,6 +267,10 @@ mod tests {
         let ends = [set("app.mine", "NULL"), leave_role, set("log_statement", "NULL"), leave_user, set("log_duration", "NULL")];
         assert_eq!(transition(&one, &[]), query(&ends));
         assert_eq!(
+            transition(&[("role", "y")], &[("session_authorization", "x"), ("role", "y")]),
+            query(&[set("role", "E'none'"), user.clone(), role.clone()])
+        );
+        assert_eq!(
             transition(&[], &one),
             query(&[set("log_duration", "E'on'"), user, set("log_statement", "E'all'"), role, set("app.mine", "E'1'")])
         );

@@ -37,6 +37,11 @@ impl Touched {
         self.resets_all || !self.reset.is_empty()
     }
 
+    /// Whether those may that say whose rights the session has.
+    pub fn resets_a_right(&self) -> bool {
+        self.resets_rights || self.reset.iter().any(|name| is_right(name))
+    }
+
     /// Adds what another text may change.
     pub fn add(&mut self, other: Self) {
         if other.resets_all {
@@ -68,7 +73,7 @@ impl Touched {
     fn reset_all(&mut self, with_rights: bool) {
         self.resets_all = true;
         self.resets_rights |= with_rights;
-        let stays = |name: &[u8]| !with_rights && RIGHTS.iter().any(|known| known.as_bytes() == name);
+        let stays = |name: &[u8]| !with_rights && is_right(name);
         self.set_before.extend(self.set.extract_if(.., |name| !stays(name)));
         self.reset.retain(|name| stays(name));
     }
@@ -78,6 +83,10 @@ impl From<Traces> for Touched {
     fn from(traces: Traces) -> Self {
         Self { set: traces.settings, is_hidden: traces.is_hidden, ..Self::default() }
     }
+}
+
+fn is_right(name: &[u8]) -> bool {
+    RIGHTS.iter().any(|known| known.as_bytes() == name)
 }
 
 /// Settings that describe the transaction, and end with it.
@@ -357,6 +366,11 @@ mod tests {
         for (text, set, before) in [("RESET ALL", "role", "a"), ("DISCARD ALL", "", "a role")] {
             let found = settings(format!("SET a = 1; SET role = x; {text}").as_bytes());
             assert_eq!((names(&found.set), names(&found.set_before)), (set.to_owned(), before.to_owned()));
+        }
+        for (text, expected) in
+            [("RESET ROLE", true), ("SET SESSION AUTHORIZATION DEFAULT", true), ("DISCARD ALL", true), ("RESET ALL", false)]
+        {
+            assert_eq!(settings(text.as_bytes()).resets_a_right(), expected, "{text}");
         }
         assert!(!settings(b"DISCARD PLANS").resets_all);
     }
