@@ -38,7 +38,7 @@ async fn put_in_order(server: &mut Server) -> Result<(), Broken> {
         finish(server).await?;
     }
     if server.state.owed.status() != Status::Idle {
-        server.run(b"ROLLBACK").await?.map_err(Broken::Refused)?;
+        server.run_surely(b"ROLLBACK").await?.map_err(Broken::Refused)?;
     }
     if server.state.dirty {
         server.reset().await?.map_err(Broken::Refused)?;
