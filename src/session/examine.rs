@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::net::{Moment, now};
 use crate::pool::Lease;
 use crate::upstream::{Broken, Known, Reported, Server, Settings};
-use crate::wire::sql::{PinReason, RIGHTS, Touched};
+use crate::wire::sql::{self, PinReason, RIGHTS, Touched};
 use crate::wire::{Status, say};
 
 /// What a client's settings may take, in bytes; with more it keeps its server connection.
@@ -294,14 +294,9 @@ impl Client {
     }
 }
 
-/// `pg_settings` does not show these, although a session can set them.
-fn is_of_rights(name: &[u8]) -> bool {
-    RIGHTS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-}
-
-/// Whether a session may have it and the server's list not.
+/// Whether a session may have it and `pg_settings` does not show it.
 fn may_be_unlisted(name: &[u8]) -> bool {
-    name.contains(&b'.') || is_of_rights(name)
+    name.contains(&b'.') || sql::is_right(name)
 }
 
 /// All settings that the session has and a fresh one has not, as far as the server lists them.

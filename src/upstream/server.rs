@@ -291,15 +291,11 @@ impl Server {
             return Ok(Ok(()));
         }
         let query = Settings::transition(&self.state.settings, settings);
-        let mut tries = TRIES;
-        while !query.is_empty() {
-            match self.run(&query).await? {
-                Ok(()) => break,
-                // The `statement_timeout` of whoever had it before is no fault of these settings.
-                Err(refusal) if refusal.is(sqlstate::QUERY_CANCELED) && tries > 1 => tries -= 1,
-                Err(refusal) if refusal.is(sqlstate::QUERY_CANCELED) => return Err(Broken::Refused(refusal)),
-                Err(refusal) => return Ok(Err(refusal)),
-            }
+        if !query.is_empty()
+            && let Err(refusal) = self.run_surely(&query).await?
+        {
+            // The `statement_timeout` of whoever had it before is no fault of these settings.
+            return if refusal.is(sqlstate::QUERY_CANCELED) { Err(Broken::Refused(refusal)) } else { Ok(Err(refusal)) };
         }
         self.state.settings = Arc::clone(settings);
         Ok(Ok(()))

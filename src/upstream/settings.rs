@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::wire::sql::quoted_literal;
+use crate::wire::sql::{RIGHTS, is_right, quoted_literal};
 use crate::wire::startup::Setting;
 
 /// Whose rights a session has, by the names of the settings that say so.
-const USER: &str = "session_authorization";
-const ROLE: &str = "role";
+const USER: &str = RIGHTS[0];
+const ROLE: &str = RIGHTS[1];
 
 /// The settings that a client's session has and a fresh one would not have: those of its startup, and what it has set since. Before and behind a role or another
 /// user they are in the order in which they were set, for what one may set is refused to another. Equal ones are shared within a pool.
@@ -48,7 +48,7 @@ impl Settings {
     pub fn changed(&self, changes: impl IntoIterator<Item = (Box<[u8]>, Option<Box<[u8]>>)>) -> Self {
         let mut all = self.0.to_vec();
         for (name, value) in changes {
-            let has_rights = all.iter().any(|setting| whose_rights(&setting.name).is_some());
+            let has_rights = all.iter().any(|setting| is_right(&setting.name));
             match (all.iter().position(|setting| setting.name.eq_ignore_ascii_case(&name)), value) {
                 (Some(at), Some(value)) if all[at].value == value || !has_rights => all[at].value = value,
                 (at, value) => {
@@ -73,13 +73,13 @@ impl Settings {
     /// Those of them that say whose rights the session has.
     #[must_use]
     pub fn rights(&self) -> Self {
-        Self(self.0.iter().filter(|setting| whose_rights(&setting.name).is_some()).cloned().collect())
+        Self(self.0.iter().filter(|setting| is_right(&setting.name)).cloned().collect())
     }
 
     /// All but those.
     #[must_use]
     pub fn own(&self) -> Self {
-        Self(self.0.iter().filter(|setting| whose_rights(&setting.name).is_none()).cloned().collect())
+        Self(self.0.iter().filter(|setting| !is_right(&setting.name)).cloned().collect())
     }
 
     /// The same without one: a client's `application_name` is always valid and differs from client to client.
@@ -141,7 +141,7 @@ impl Settings {
     /// The settings that were set before the one of this name, which says whose rights the session has; none where there is no such.
     fn own_before(&self, name: &str) -> impl Iterator<Item = &Setting> {
         let end = self.0.iter().position(|setting| whose_rights(&setting.name) == Some(name)).unwrap_or_default();
-        self.0.iter().take(end).filter(|setting| whose_rights(&setting.name).is_none())
+        self.0.iter().take(end).filter(|setting| !is_right(&setting.name))
     }
 }
 
@@ -181,7 +181,7 @@ impl SharedSettings {
 
 /// Its name, for a setting that decides whose rights the session has.
 fn whose_rights(name: &[u8]) -> Option<&'static str> {
-    [USER, ROLE].into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    RIGHTS.into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 fn call(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {

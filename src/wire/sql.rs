@@ -21,7 +21,7 @@ use std::ops::Range;
 
 pub use deadline::{Term, Terms, comment, is_neutral, neutral, terms};
 pub use routine::{Traces, mentions, routine};
-pub use settings::{RIGHTS, Touched, settings};
+pub use settings::{RIGHTS, Touched, is_right, settings};
 pub use spoken::{Mention, spoken};
 
 use reader::Reader;

@@ -85,8 +85,9 @@ impl From<Traces> for Touched {
     }
 }
 
-fn is_right(name: &[u8]) -> bool {
-    RIGHTS.iter().any(|known| known.as_bytes() == name)
+/// Whether a setting is one of [`RIGHTS`].
+pub fn is_right(name: &[u8]) -> bool {
+    RIGHTS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// Settings that describe the transaction, and end with it.
