@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use harness::{APP, Ca, Caller, PATIENCE, Postgres, Proxy, ProxyOptions, Reply, Wire, eventually, frames, in_time};
+use harness::{
+    APP, Ca, Caller, Issuer, PATIENCE, Postgres, Proxy, ProxyOptions, Reply, Wire, eventually, frames, in_an_hour, in_time, with,
+};
 use hyper::Method;
-use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -279,29 +278,9 @@ async fn a_password_that_only_a_verifier_knows_is_checked_and_passed_on() {
     assert_eq!(one(&mut caller, "SELECT 1").await, json!(1));
 }
 
-/// An issuer of tokens.
-struct Issuer {
-    key: EncodingKey,
-    set: Value,
-}
-
-impl Issuer {
-    fn new(name: &str) -> Self {
-        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let key = EncodingKey::from_ec_der(pair.serialized_der());
-        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
-        jwk.common.key_id = Some(name.to_owned());
-        Self { key, set: serde_json::to_value(JwkSet { keys: vec![jwk] }).unwrap() }
-    }
-
-    fn token(&self, name: &str, claims: &Value) -> String {
-        let header = Header { kid: Some(name.to_owned()), ..Header::new(Algorithm::ES256) };
-        format!("Bearer {}", encode(&header, claims, &self.key).unwrap())
-    }
-}
-
-fn in_an_hour() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 3600
+/// What a caller with this token sends.
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
 }
 
 #[tokio::test]
@@ -318,38 +297,34 @@ async fn a_token_says_who_calls_and_for_which_tenant() {
     let good = json!({ "iss": "https://issuer.example", "aud": "pgweir", "role": "app", "org": "acme", "exp": in_an_hour() });
     let sql = "{\"sql\": \"SELECT current_user::text AS u\"}";
     for _ in 0..2 {
-        let reply = caller.post("/query", &[("authorization", &issuer.token("one", &good))], sql).await;
+        let reply = caller.post("/query", &[("authorization", &bearer(&issuer.token("one", &good)))], sql).await;
         assert_eq!((reply.status, reply.at("/rows/0/u")), (200, &json!("app")), "{reply:?}");
     }
     assert_eq!(proxy.metric("pgweir_transactions_total{tenant=\"acme\"}").await, 2.0);
 
-    let with = |changes: Value| {
-        let mut claims = good.clone();
-        claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-        claims
-    };
+    let but = |changes: Value| issuer.token("one", &with(&good, &changes));
     for (what, token) in [
         ("another issuer's key", stranger.token("one", &good)),
-        ("another issuer", issuer.token("one", &with(json!({ "iss": "https://other.example" })))),
-        ("another audience", issuer.token("one", &with(json!({ "aud": "other" })))),
-        ("too old", issuer.token("one", &with(json!({ "exp": 1_000_000 })))),
-        ("not yet", issuer.token("one", &with(json!({ "nbf": in_an_hour() })))),
-        ("no user", issuer.token("one", &with(json!({ "role": null })))),
-        ("no tenant", issuer.token("one", &with(json!({ "org": null })))),
+        ("another issuer", but(json!({ "iss": "https://other.example" }))),
+        ("another audience", but(json!({ "aud": "other" }))),
+        ("too old", but(json!({ "exp": 1_000_000 }))),
+        ("not yet", but(json!({ "nbf": in_an_hour() }))),
+        ("no user", but(json!({ "role": null }))),
+        ("no tenant", but(json!({ "org": null }))),
         ("an unknown key", issuer.token("two", &good)),
-        ("no token", "Bearer x.y.z".to_owned()),
-        ("none as algorithm", "Bearer eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYXBwIn0.".to_owned()),
+        ("no token", "x.y.z".to_owned()),
+        ("none as algorithm", "eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYXBwIn0.".to_owned()),
     ] {
-        assert_refused(&caller.post("/query", &[("authorization", &token)], sql).await, 401, "28000");
+        assert_refused(&caller.post("/query", &[("authorization", &bearer(&token))], sql).await, 401, "28000");
         let signature = token.rsplit('.').next().unwrap();
         let is_logged = signature.len() > 20 && proxy.log_lines().iter().any(|line| line.contains(signature));
         assert!(!is_logged, "{what}: it is in the log");
     }
-    let nowhere = issuer.token("one", &with(json!({ "org": "nowhere" })));
-    assert_refused(&caller.post("/query", &[("authorization", &nowhere)], sql).await, 401, "28000");
+    let nowhere = but(json!({ "org": "nowhere" }));
+    assert_refused(&caller.post("/query", &[("authorization", &bearer(&nowhere))], sql).await, 401, "28000");
 
     // Neon's driver sends one beside a connection string without a password, which must name the same user.
-    let token = issuer.token("one", &good);
+    let token = bearer(&issuer.token("one", &good));
     let reply = caller.neon("postgres://app@localhost/app", &[("authorization", &token)], &json!({ "query": "SELECT 1" })).await;
     assert_eq!(reply.status, 200, "{reply:?}");
     let other = caller.neon("postgres://postgres@localhost/app", &[("authorization", &token)], &json!({ "query": "SELECT 1" })).await;
@@ -378,15 +353,15 @@ async fn keys_are_fetched_and_a_new_one_is_found() {
     let mut caller = Caller::connect(&proxy).await;
     let claims = json!({ "aud": "x", "exp": in_an_hour() });
     let sql = "{\"sql\": \"SELECT 1\"}";
-    assert_eq!(caller.post("/query", &[("authorization", &first.token("first", &claims))], sql).await.status, 200);
+    assert_eq!(caller.post("/query", &[("authorization", &bearer(&first.token("first", &claims)))], sql).await.status, 200);
     publish.send(second.set.to_string()).unwrap();
-    let token = second.token("second", &claims);
+    let token = bearer(&second.token("second", &claims));
     // It is not asked for every unknown name at once: whoever makes them up would have the issuer asked as often.
     eventually("the new key is believed", PATIENCE, async || {
         Caller::connect(&proxy).await.post("/query", &[("authorization", &token)], sql).await.status == 200
     })
     .await;
-    assert_refused(&caller.post("/query", &[("authorization", &first.token("first", &claims))], sql).await, 401, "28000");
+    assert_refused(&caller.post("/query", &[("authorization", &bearer(&first.token("first", &claims)))], sql).await, 401, "28000");
     serving.abort();
 }
 
@@ -410,7 +385,7 @@ async fn an_issuer_that_fails_is_not_asked_for_every_token() {
     let issuer = Issuer::new("any");
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..20 {
-        let token = issuer.token(&format!("made up {n}"), &json!({ "aud": "x", "exp": in_an_hour() }));
+        let token = bearer(&issuer.token(&format!("made up {n}"), &json!({ "aud": "x", "exp": in_an_hour() })));
         let mut caller = Caller::connect(&proxy).await;
         callers.spawn(async move { caller.post("/query", &[("authorization", &token)], "{\"sql\": \"SELECT 1\"}").await.status });
     }

@@ -77,6 +77,21 @@ async fn what_is_risky_at_the_server_is_told_with_its_remedy() {
 }
 
 #[tokio::test]
+async fn keys_of_tokens_that_cannot_be_had_are_found() {
+    let (pg, ca) = (Postgres::start().await, harness::Ca::new());
+    let options = Proxy::new(&pg).tls("prefer", &ca.server()).set("users.app.server_password", "secret").unset("users.app.password");
+    let keys = options.file("jwks.json", &harness::Issuer::new("one").set.to_string());
+    let nowhere = format!("http://127.0.0.1:{}/jwks.json", harness::free_port());
+    let trust = "[users.app]\ntoken_subjects = [\"*\"]\n[auth.tokens]\nissuer = \"x\"\naudience = \"x\"\n";
+    let api = format!("[api.tokens]\njwks_url = \"{nowhere}\"\naudience = \"x\"\n");
+    let proxy = options.raw_toml(trust).raw_toml(&api).set("auth.tokens.jwks_file", keys.to_str().unwrap()).start().await;
+    let (code, said) = doctor(&file(&proxy), &[], None).await;
+    assert_eq!(code, 1, "{said}");
+    tells(&said, "ok", &["auth.tokens", "jwks.json has a key"]);
+    tells(&said, "WRONG", &["api.tokens", "cannot be had", &nowhere]);
+}
+
+#[tokio::test]
 async fn a_standby_and_a_wrong_password_are_found() {
     let mut pg = Postgres::start().await;
     let standby = pg.standby().await;

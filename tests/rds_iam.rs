@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use harness::{Ca, PATIENCE, Pem, Postgres, Proxy, ProxyOptions, Stop, Wire, eventually};
+use harness::{Ca, Issuer, PATIENCE, Pem, Postgres, Proxy, ProxyOptions, Stop, Wire, eventually, in_an_hour};
 use parking_lot::Mutex;
 use pgweir::auth::sigv4::time_of;
 use tempfile::TempDir;
@@ -179,6 +179,24 @@ async fn keys_of_the_environment_sign_tokens_that_the_server_takes() {
     assert_eq!(rds.judged()[1..], ["its signature does not fit"]);
     let (all, log) = (wrong.log_lines().join("\n"), proxy.log_lines().join("\n"));
     assert!(!all.contains("X-Amz-Signature") && !log.contains("X-Amz-Signature"), "tokens are in no log");
+}
+
+#[tokio::test]
+async fn no_password_is_left_anywhere() {
+    let (rds, ca, issuer) = (Rds::start(&["AKIDGIVEN secret -"]).await, Ca::new(), Issuer::new("one"));
+    let options = rds.proxy().env("AWS_ACCESS_KEY_ID", "AKIDGIVEN").env("AWS_SECRET_ACCESS_KEY", "secret").unset("users.app.password");
+    let keys = options.file("jwks.json", &issuer.set.to_string());
+    let trust = format!(
+        "[users.app]\ntoken_subjects = [\"arn:aws:iam::111122223333:role/orders\"]\n\
+         [auth.tokens]\njwks_file = {keys:?}\nissuer = \"https://issuer.example\"\naudience = \"pgweir\"\n"
+    );
+    let proxy = options.raw_toml(&trust).tls("require", &ca.server()).start().await;
+    let claims = serde_json::json!({
+        "iss": "https://issuer.example", "aud": "pgweir", "sub": "arn:aws:iam::111122223333:role/orders", "exp": in_an_hour(),
+    });
+    let mut client = Wire::login_tls(&proxy, ca.client_config(None), "app", &issuer.token("one", &claims)).await.unwrap();
+    assert_eq!(client.value("SELECT current_user").await, "app");
+    assert_eq!(rds.judged(), ["good"], "what the server saw is the proxy's own token");
 }
 
 #[tokio::test]

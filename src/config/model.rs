@@ -213,6 +213,8 @@ pub struct User {
     pub verifier: Option<SecretText>,
     /// Names in a client certificate that log in as this user; never empty.
     pub certificate_names: Vec<String>,
+    /// Whose tokens log in as this user; empty where it shows something else.
+    pub token_subjects: Vec<Glob>,
     /// The role at the server.
     pub server_user: String,
     /// The role's password there: `server_password`, else `password` (with `None`, only SCRAM pass-through or a certificate can log in).
@@ -230,6 +232,8 @@ pub struct Auth {
     pub method: AuthMethod,
     /// Networks that are believed.
     pub trust_networks: Vec<IpNet>,
+    /// How tokens in place of passwords are checked; set where any user shows one.
+    pub tokens: Option<Tokens>,
 }
 
 /// About whom limits and metrics are.
@@ -303,7 +307,7 @@ pub enum KeySource {
     Url(String),
 }
 
-/// Bearer tokens.
+/// Tokens, and how they are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// Where the keys are.
@@ -312,7 +316,7 @@ pub struct Tokens {
     pub issuer: Option<String>,
     /// For whom they must be.
     pub audience: Option<String>,
-    /// The claim that names the user.
+    /// The claim that says who shows it: the user, or what a user's `token_subjects` are patterns for.
     pub user_claim: String,
     /// The user that all callers are.
     pub user: Option<String>,

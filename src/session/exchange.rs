@@ -8,9 +8,10 @@ use zeroize::Zeroizing;
 use super::greeting::Hello;
 use super::login::Failed;
 use super::secrets::Secrets;
+use super::tokens::{Believed, Keyring};
 use crate::auth::scram::server::WaitMechanism;
 use crate::auth::{Denied, Md5Hash, Secret, certificate_names, random};
-use crate::config::User;
+use crate::config::{Tokens, User};
 use crate::fault::Fault;
 use crate::net::Io;
 use crate::upstream::PassThrough;
@@ -131,8 +132,8 @@ pub async fn md5(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>>) -> 
     }
 }
 
-/// The password itself; over TLS only, or within this machine.
-pub async fn cleartext(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>>, secrets: &Secrets) -> Result<Proven, Failed> {
+/// Asks for the password itself; over TLS only, or within this machine.
+pub async fn in_the_clear(hello: &mut Hello) -> Result<Zeroizing<Vec<u8>>, Failed> {
     if hello.certificate.is_none() && !matches!(hello.io, Io::Unix(_) | Io::Duplex(_)) {
         return Err(Fault::TlsRequired.into());
     }
@@ -140,8 +141,30 @@ pub async fn cleartext(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>
     say::ask_cleartext(&mut out);
     hello.io.write_all(&out).await?;
     let body = answer(hello).await?;
-    let password = Zeroizing::new(message::password(&body).map_err(malformed)?.to_vec());
+    Ok(Zeroizing::new(message::password(&body).map_err(malformed)?.to_vec()))
+}
+
+/// The password itself.
+pub async fn cleartext(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>>, secrets: &Secrets) -> Result<Proven, Failed> {
+    let password = in_the_clear(hello).await?;
     brought(password, user, known, secrets).await
+}
+
+/// A token that the client has shown in place of a password: it says who it is, and no more. The server is never logged in to with it.
+pub async fn token(shown: &[u8], user: &User, settings: Option<&Tokens>, keyring: &Keyring) -> Result<Proven, Failed> {
+    let checked = match (std::str::from_utf8(shown), settings) {
+        (Ok(token), Some(settings)) => keyring.believe(token, settings).await,
+        (Err(_), _) => Err("it is not text".to_owned()),
+        (_, None) => Err("there are no keys to check it with".to_owned()),
+    };
+    let checked = checked.and_then(|Believed { user: subject, .. }| {
+        let may = user.token_subjects.iter().any(|pattern| pattern.matches(&subject));
+        if may { Ok(Proven::Otherwise) } else { Err(format!("`{subject}` is none of the user's token_subjects")) }
+    });
+    checked.map_err(|why| {
+        tracing::info!(user = user.name, why, "a token was not believed");
+        Fault::Denied { user: user.name.clone() }.into()
+    })
 }
 
 /// A password that the client has brought along, in the clear.

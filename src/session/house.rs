@@ -16,6 +16,7 @@ use super::keys::CancelKeys;
 use super::phase;
 use super::secrets::{Secrets, server_secret_of};
 use super::telling::Telling;
+use super::tokens::Keyring;
 use super::visit::Visit;
 use super::watch::Tenant;
 use super::worker::{Mail, Mailbox};
@@ -57,6 +58,8 @@ pub struct House {
     pub keys: CancelKeys,
     /// What is known of users' passwords.
     pub secrets: Secrets,
+    /// What tokens in place of passwords are checked with.
+    pub tokens: Keyring,
     /// All numbers.
     pub metrics: Arc<Metrics>,
     /// New clients are turned away.
@@ -95,6 +98,7 @@ impl House {
             certificate: ArcSwapOption::from_pointee(certificate),
             keys: CancelKeys::new()?,
             secrets: Secrets::new()?,
+            tokens: Keyring::default(),
             metrics,
             draining: AtomicBool::new(false),
             gates: Gates::default(),

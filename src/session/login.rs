@@ -183,23 +183,27 @@ impl<'a> Arrival<'a> {
     async fn prove(&self, hello: &mut Hello) -> Result<Proven, Failed> {
         let (config, user) = (&self.config, self.user.as_str());
         let secrets = &self.worker.house.secrets;
-        if let Door::Side(Side { proof, .. }) = &mut hello.door {
-            let brought = match proof {
-                Proof::Vouched { .. } => return Ok(Proven::Otherwise),
-                Proof::Password(password) => Some(std::mem::take(password)),
-                Proof::Asked => None,
+        let brought = match &mut hello.door {
+            Door::Side(Side { proof: Proof::Vouched { .. }, .. }) => return Ok(Proven::Otherwise),
+            Door::Side(Side { proof: Proof::Password(password), .. }) => Some(std::mem::take(password)),
+            Door::Front if is_trusted(config, self.peer) && config.users.contains_key(user) => return Ok(Proven::Trusted),
+            Door::Side(Side { proof: Proof::Asked, .. }) | Door::Front => None,
+        };
+        if let Some(user) = config.users.get(user).filter(|user| !user.token_subjects.is_empty()) {
+            let shown = match brought {
+                Some(shown) => shown,
+                None => exchange::in_the_clear(hello).await?,
             };
-            let known = self.known(hello).await?;
-            return match brought {
-                Some(password) => exchange::brought(password, user, known.as_ref(), secrets).await,
-                None => exchange::cleartext(hello, user, known.as_ref(), secrets).await,
-            };
-        }
-        if is_trusted(config, self.peer) && config.users.contains_key(user) {
-            return Ok(Proven::Trusted);
+            return exchange::token(&shown, user, config.auth.tokens.as_ref(), &self.worker.house.tokens).await;
         }
         let known = self.known(hello).await?;
         let known = known.as_ref();
+        if let Some(password) = brought {
+            return exchange::brought(password, user, known, secrets).await;
+        }
+        if matches!(hello.door, Door::Side(_)) {
+            return exchange::cleartext(hello, user, known, secrets).await;
+        }
         let has_verifier = matches!(known.map(|known| &**known), Some(Secret::Scram(_)));
         match config.auth.method {
             AuthMethod::Md5 if !has_verifier => exchange::md5(hello, user, known).await,

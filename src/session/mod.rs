@@ -32,6 +32,7 @@ mod secrets;
 mod spares;
 mod statements;
 mod telling;
+mod tokens;
 mod turnstile;
 mod visit;
 mod watch;
@@ -60,6 +61,7 @@ pub use keys::CancelKeys;
 pub use phase::Phase;
 pub use pins::{PIN_LABELS, Pin};
 pub use secrets::{Secrets, server_secret_of};
+pub use tokens::{Believed, Keyring, keys_at};
 pub use visit::{NAMES as CONSOLE_NAMES, Role, Visit};
 pub use worker::{Mail, Mailbox, Worker};
 

@@ -193,6 +193,23 @@ fn tokens_need_keys_that_nobody_else_can_have_put_there() {
 }
 
 #[test]
+fn whoever_shows_a_token_needs_keys_an_issuer_an_audience_and_tls() {
+    let tls = "[tls.client]\nmode = \"require\"\ncert = \"Cargo.toml\"\nkey = \"Cargo.toml\"\n";
+    let user = "[users.f]\nserver_password = \"x\"\ntoken_subjects = [\"role/*\"]\n";
+    let keys = "[auth.tokens]\njwks_url = \"https://issuer.example/keys\"\n";
+    let whole = format!("{keys}issuer = \"https://issuer.example\"\naudience = \"x\"\n");
+    let loaded = load(&with(&format!("{tls}{user}{whole}")), &[]).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    expect(&with(&format!("{user}{whole}")), &[("[\"role/*\"]", "over TLS only, and TLS is off", "[tls.client]")]);
+    expect(&with(&format!("{tls}{user}")), &[("[\"role/*\"]", "no keys to check tokens with", "below [auth.tokens]")]);
+    expect(&with(&format!("{tls}{user}{keys}")), &[("tokens", "for whom they must be", "`issuer` and `audience`")]);
+    let both = format!("{tls}{whole}[users.f]\npassword = \"x\"\ntoken_subjects = [\"role/*\"]\n");
+    expect(&with(&both), &[("[\"role/*\"]", "has no password here", "`server_password`")]);
+    let alone = load(&with(&format!("{tls}{whole}[users.f]\ntoken_subjects = [\"role/*\"]\n")), &[]).unwrap();
+    assert!(alone.warnings[0].what.contains("nothing to log in to the server with as `f`"), "{:?}", alone.warnings);
+}
+
+#[test]
 fn every_mistake_is_told_at_once_in_the_order_of_the_file() {
     let text =
         "[upstreams.main]\nhst = \"db\"\nmax_connections = \"x\"\n[databases.app]\nupstream = \"main\"\npool_mode = \"txn\"\n[users.app]\n";

@@ -6,7 +6,7 @@
 //! - [`Script`]: a server that does what PostgreSQL never does.
 //! - [`Golden`]: one conversation played to PostgreSQL directly and through the proxy, which must not differ.
 //! - [`Admin`]: a session of an admin database; [`PgBouncer`]: a real one to compare with.
-//! - [`Caller`]: a caller of SQL over HTTP.
+//! - [`Caller`]: a caller of SQL over HTTP; [`Issuer`]: one who signs tokens.
 //! - [`Faulty`]: a network between two ends that cuts, delays, stalls and half-closes.
 //! - [`eventually`]: waits for a condition, never for a time.
 //!
@@ -29,6 +29,7 @@ pub mod frames;
 mod golden;
 mod http;
 mod inside;
+mod issuer;
 mod keeper;
 mod light;
 mod postgres;
@@ -49,6 +50,7 @@ pub use faulty::{Faulty, Way};
 pub use golden::{Elsewhere, Golden, Neighbour, compare_leniently, ping};
 pub use http::get as http_get;
 pub use inside::{start_inside, start_inside_with};
+pub use issuer::{Issuer, in_an_hour, with};
 pub use light::Light;
 pub use postgres::{Postgres, PostgresOptions, Stop};
 pub use proxy::{Proxy, ProxyOptions};

@@ -1,12 +1,13 @@
 //! `pgweir doctor`: what is wrong or risky in a set-up, in words, with the remedy.
 //!
-//! `server` asks each upstream directly, `machine` looks at this machine, `proxy` at the proxy that runs with this configuration, if one does. Nothing is changed
-//! anywhere.
+//! `server` asks each upstream directly, `machine` looks at this machine, `tokens` for the keys of tokens, `proxy` at the proxy that runs with this configuration, if one
+//! does. Nothing is changed anywhere.
 
 mod finding;
 mod machine;
 mod proxy;
 mod server;
+mod tokens;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -61,6 +62,7 @@ impl Doctor {
             for upstream in config.upstreams.values() {
                 server::examine(config, upstream, self.replicas, findings).await;
             }
+            tokens::examine(config, findings).await;
             proxy::examine(config, findings).await;
         });
         Ok(())

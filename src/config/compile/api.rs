@@ -2,7 +2,7 @@
 
 use super::Compiling;
 use super::secrets::Written;
-use crate::config::model::{AccessKey, Api, KeySource, Tokens};
+use crate::config::model::{AccessKey, Api};
 use crate::config::settings::ClientTlsMode;
 use crate::config::words::{nearest, path};
 
@@ -40,7 +40,7 @@ impl Compiling<'_, '_> {
             transaction_idle_timeout,
             shed_status: api.shed_status,
             access_keys: self.access_keys(),
-            tokens: self.tokens(),
+            tokens: self.bearer_tokens(),
         }
     }
 
@@ -62,50 +62,6 @@ impl Compiling<'_, '_> {
             None => format!("add [databases.{name}]"),
         };
         self.findings.error(at, format!("there is no database `{name}`"), remedy);
-    }
-
-    fn tokens(&mut self) -> Option<Tokens> {
-        let tokens = &self.settings.api.tokens;
-        let at = path(["api", "tokens"]);
-        let here = |key: &str| [&at[..], &[key.to_owned()]].concat();
-        let keys = match (&tokens.jwks_file, &tokens.jwks_url) {
-            (None, None) => {
-                let is_meant =
-                    tokens.issuer.is_some() || tokens.audience.is_some() || tokens.user.is_some() || tokens.tenant_claim.is_some();
-                if is_meant {
-                    self.findings.missing(&at, "there are no keys to check tokens with", "add `jwks_file` or `jwks_url`");
-                }
-                return None;
-            }
-            (Some(_), Some(_)) => {
-                self.findings.error(&here("jwks_url"), "`jwks_file` and `jwks_url` are both set", "keep one of them");
-                return None;
-            }
-            (Some(file), None) => KeySource::File(self.file(&here("jwks_file"), file)),
-            (None, Some(url)) => {
-                if !is_safe_url(url) {
-                    let what = "keys cannot be fetched from there: whoever is between could put in keys of their own";
-                    self.findings.error(&here("jwks_url"), what, "write an https:// URL");
-                }
-                KeySource::Url(url.clone())
-            }
-        };
-        if tokens.audience.is_none() {
-            let what = "tokens that were issued for other services are taken too";
-            let at = if tokens.jwks_file.is_some() { here("jwks_file") } else { here("jwks_url") };
-            self.findings.warning(&at, what, "set `audience`");
-        }
-        if let Some(user) = &tokens.user {
-            self.known_user(&here("user"), user);
-        }
-        Some(Tokens {
-            keys,
-            issuer: tokens.issuer.clone(),
-            audience: tokens.audience.clone(),
-            user_claim: tokens.user_claim.clone(),
-            user: tokens.user.clone(),
-            tenant_claim: tokens.tenant_claim.clone(),
-        })
     }
 
     fn access_keys(&mut self) -> Vec<AccessKey> {
@@ -142,10 +98,4 @@ impl Compiling<'_, '_> {
         }
         keys
     }
-}
-
-/// Whether nobody can have changed on its way what comes from there.
-fn is_safe_url(url: &str) -> bool {
-    let host = url.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or_default());
-    url.starts_with("https://") || matches!(host, Some("localhost" | "127.0.0.1"))
 }

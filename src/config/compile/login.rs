@@ -6,7 +6,7 @@ use super::Compiling;
 use super::secrets::Written;
 use crate::config::model::{Auth, Console, User};
 use crate::config::secret::SecretText;
-use crate::config::settings::{AuthMethod, ClientCertificates, ServerAuth, UserSettings};
+use crate::config::settings::{AuthMethod, ClientCertificates, ClientTlsMode, ServerAuth, UserSettings};
 use crate::config::words::{nearest, path};
 
 impl Compiling<'_, '_> {
@@ -60,8 +60,9 @@ impl Compiling<'_, '_> {
                 self.findings.error(&here("verifier"), "`password` and `verifier` are both set", "keep one of them");
             }
         }
+        self.token_subjects(name, written, password.is_some() || written.verifier.is_some(), server_password.is_some());
         let has_password_line = written.password_env.is_some() || written.password_file.is_some();
-        let has_proof = password.is_some() || written.verifier.is_some() || has_password_line;
+        let has_proof = password.is_some() || written.verifier.is_some() || has_password_line || !written.token_subjects.is_empty();
         if !has_proof && !self.asks_servers() && self.settings.auth.method != AuthMethod::Cert {
             let ways = Self::ways_to_give(&at, "password");
             let what = format!("the user `{name}` has neither a password nor a verifier");
@@ -79,11 +80,33 @@ impl Compiling<'_, '_> {
             name: name.to_owned(),
             verifier: written.verifier.clone(),
             certificate_names,
+            token_subjects: written.token_subjects.clone(),
             server_user: written.server_user.clone().unwrap_or_else(|| name.to_owned()),
             server_password: server_password.or_else(|| password.clone()),
             server_auth: written.server_auth,
             password,
             may_name_tenant: written.may_name_tenant,
+        }
+    }
+
+    /// Looks at a user who shows a token, if this is one.
+    fn token_subjects(&mut self, name: &str, written: &UserSettings, has_password: bool, has_server_password: bool) {
+        if written.token_subjects.is_empty() {
+            return;
+        }
+        let at = path(["users", name, "token_subjects"]);
+        if has_password {
+            let what = "who shows a token has no password here, and both are set";
+            self.findings.error(&at, what, "keep one of them; the password of the role at the server is `server_password`");
+        }
+        if self.settings.tls.client.mode == ClientTlsMode::Disable {
+            self.findings.error(&at, "a token is taken over TLS only, and TLS is off", "set up [tls.client]");
+        }
+        let shows_certificate = self.settings.tls.server.cert.is_some();
+        if !has_server_password && !shows_certificate && written.server_auth == ServerAuth::Password {
+            let what = format!("there is nothing to log in to the server with as `{name}`");
+            let remedy = "add server_password, server_password_env or server_password_file, or server_auth = \"rds-iam\"";
+            self.findings.warning(&at, what, remedy);
         }
     }
 
@@ -100,7 +123,7 @@ impl Compiling<'_, '_> {
             let remedy = "write client_certificates = \"request\" or \"require\" below [tls.client]";
             self.findings.error(&at, "clients are not asked for the certificate that they must show", remedy);
         }
-        if auth.method == AuthMethod::Cleartext && tls.mode == crate::config::settings::ClientTlsMode::Disable {
+        if auth.method == AuthMethod::Cleartext && tls.mode == ClientTlsMode::Disable {
             let what = "a cleartext password is taken over TLS only, and TLS is off";
             self.findings.error(&at, what, "set up [tls.client], or write \"scram-sha-256\"");
         }
@@ -109,7 +132,8 @@ impl Compiling<'_, '_> {
             let what = "everybody who reaches the port is believed to be whoever they say";
             self.findings.warning(&path(["auth", "trust_networks"]), what, "name the networks that you mean");
         }
-        Auth { method: auth.method, trust_networks: auth.trust_networks.iter().map(|network| network.0).collect() }
+        let trust_networks = auth.trust_networks.iter().map(|network| network.0).collect();
+        Auth { method: auth.method, trust_networks, tokens: self.login_tokens() }
     }
 
     pub(super) fn console(&mut self) -> Console {

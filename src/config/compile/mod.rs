@@ -6,6 +6,7 @@ mod legs;
 mod login;
 mod secrets;
 mod tenant;
+mod tokens;
 mod upstream;
 
 use std::path::{Path, PathBuf};

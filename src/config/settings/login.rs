@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::glob::Glob;
 use crate::config::secret::SecretText;
 use crate::config::value::Network;
 
@@ -57,7 +58,7 @@ pub enum ServerAuth {
     RdsIam,
 }
 
-/// Who may log in. A user needs a password or a verifier, or a certificate name where `auth.method` is `"cert"`, unless an upstream has an `auth_user`.
+/// Who may log in. A user needs a password, a verifier or `token_subjects`, or a certificate name where `auth.method` is `"cert"`, unless an upstream has an `auth_user`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UserSettings {
@@ -87,6 +88,13 @@ pub struct UserSettings {
     /// applies: next connection
     #[schemars(example = ["app.internal"])]
     pub certificate_names: Vec<String>,
+    /// Who may log in as this user with a token (JWT) in place of a password, whatever `auth.method` is: patterns for the token's subject, such as the ARN of a Lambda's
+    /// role; `*` is any run of characters. `auth.tokens` says how tokens are checked. They are taken over TLS only. The server is logged in to with `server_password` or by
+    /// `server_auth`.
+    ///
+    /// applies: next connection
+    #[schemars(example = ["arn:aws:iam::111122223333:role/orders"])]
+    pub token_subjects: Vec<Glob>,
     /// The role at the server, when it differs from the name here.
     ///
     /// applies: next connection
@@ -147,4 +155,43 @@ pub struct AuthSettings {
     /// applies: next connection
     #[schemars(example = ["127.0.0.1/32"])]
     pub trust_networks: Vec<Network>,
+    /// Tokens (JWT) that users with `token_subjects` show in place of a password.
+    pub tokens: LoginTokenSettings,
+}
+
+/// Tokens in place of passwords: those of AWS's `sts:GetWebIdentityToken`, of Kubernetes' service accounts, or of any issuer that publishes its keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoginTokenSettings {
+    /// The file with the keys that tokens are signed with, a JSON Web Key Set.
+    ///
+    /// applies: next connection
+    #[schemars(extend("format" = "path"), example = &"/etc/pgweir/jwks.json")]
+    pub jwks_file: Option<PathBuf>,
+    /// Where those keys are fetched from, in place of a file: `https`, or `http` within this machine. They are fetched again every five minutes, and when a token names
+    /// a key that is not among them.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"https://issuer.example/.well-known/jwks.json")]
+    pub jwks_url: Option<String>,
+    /// Who must have issued a token (`iss`). Must be set where there are keys.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"https://issuer.example")]
+    pub issuer: Option<String>,
+    /// For whom a token must be (`aud`). Must be set where there are keys: tokens for other services are none for this one.
+    ///
+    /// applies: next connection
+    #[schemars(example = &"pgweir")]
+    pub audience: Option<String>,
+    /// The claim that `token_subjects` are patterns for.
+    ///
+    /// applies: next connection
+    pub subject_claim: String,
+}
+
+impl Default for LoginTokenSettings {
+    fn default() -> Self {
+        Self { jwks_file: None, jwks_url: None, issuer: None, audience: None, subject_claim: "sub".to_owned() }
+    }
 }

@@ -23,7 +23,7 @@ pub use api::{AccessKeySettings, ApiSettings};
 pub use cloudwatch::CloudwatchSettings;
 pub use console::ConsoleSettings;
 pub use listen::{ClientsSettings, KeepaliveClientSettings, KeepaliveServerSettings, ListenSettings, TcpSettings};
-pub use login::{AuthMethod, AuthSettings, DatabaseSettings, PoolMode, ServerAuth, UserSettings};
+pub use login::{AuthMethod, AuthSettings, DatabaseSettings, LoginTokenSettings, PoolMode, ServerAuth, UserSettings};
 pub use process::{LogFormat, LogQueries, LogSettings, ProcessSettings};
 pub use tenant::{DefaultsSettings, Limits, MatchSettings, TenantSettings};
 pub use tls::{ClientCertificates, ClientTlsMode, ClientTlsSettings, ServerTlsSettings, SslMode, TlsNegotiation, TlsSettings};

@@ -7,11 +7,12 @@ use tokio::sync::Semaphore;
 
 use super::data::{Retries, Transactions};
 use super::reply::{Reply, outcome};
-use super::tokens::Keyring;
+use super::trouble::Trouble;
 use crate::config::Config;
+use crate::fault::Fault;
 use crate::metrics::Api;
 use crate::net::{Moment, now};
-use crate::session::Worker;
+use crate::session::{Believed, Keyring, Worker};
 
 /// So many large bodies may be on their way at once.
 const LARGE: usize = 64;
@@ -21,7 +22,7 @@ const LARGE: usize = 64;
 pub(super) struct Desk {
     /// The worker whose clients the callers are.
     pub(super) worker: Rc<Worker>,
-    pub(super) tokens: Keyring,
+    tokens: Keyring,
     pub(super) transactions: Rc<Transactions>,
     pub(super) retries: Rc<Retries>,
     /// Places for large bodies that are on their way.
@@ -51,6 +52,21 @@ impl Desk {
 
     pub(super) fn config(&self) -> Arc<Config> {
         self.worker.house.config.load_full()
+    }
+
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// When it does not hold, or no tokens are taken here. The log says why.
+    pub(super) async fn believe(&self, token: &str, config: &Config) -> Result<Believed, Trouble> {
+        let Some(settings) = &config.api.tokens else {
+            return Err(Fault::NotBelieved("tokens are not taken here").into());
+        };
+        self.tokens.believe(token, settings).await.map_err(|why| {
+            tracing::info!(why, "a token was not believed");
+            // All callers hear the same, whatever is wrong.
+            Fault::NotBelieved("the token does not hold").into()
+        })
     }
 
     /// One more connection.

@@ -15,7 +15,6 @@ mod query;
 pub mod readers;
 mod reply;
 mod serve;
-mod tokens;
 mod trouble;
 mod tunnel;
 

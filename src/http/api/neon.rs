@@ -138,7 +138,7 @@ async fn caller(desk: &Rc<Desk>, headers: &HeaderMap, guest: Guest) -> Result<Ca
     let config = desk.config();
     let (user, proof, tenant) = match (shown(headers), password) {
         (Shown::Token(token), _) => {
-            let believed = desk.tokens.believe(&token, &config).await?;
+            let believed = desk.believe(&token, &config).await?;
             if believed.user != user {
                 tracing::info!(user, token_user = believed.user, "a token is for another user than the connection string names");
                 return Err(Fault::Denied { user }.into());

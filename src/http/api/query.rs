@@ -144,7 +144,7 @@ async fn caller(desk: &Rc<Desk>, headers: &HeaderMap, database: Option<String>, 
     let (user, proof, tenant) = match shown(headers) {
         Shown::Password(user, password) => (user, Proof::Password(password.as_bytes().to_vec().into()), None),
         Shown::Token(token) => {
-            let believed = desk.tokens.believe(&token, &config).await?;
+            let believed = desk.believe(&token, &config).await?;
             (believed.user, Proof::Vouched { with_tenant: believed.tenant.is_some() }, believed.tenant)
         }
         Shown::Nothing => return Err(Fault::NotBelieved("a user and a password are needed, or a token").into()),

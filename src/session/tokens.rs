@@ -1,20 +1,19 @@
-//! Bearer tokens: whether one holds, and whose it is. The keys come from a file or a URL, and are read anew now and then.
+//! Tokens (JWT), which callers of SQL over HTTP bear and clients show in place of a password: whether one holds, and whose it is. The keys come from a file or a URL, and
+//! are read anew now and then.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use http_body_util::Full;
 use hyper::Request;
 use hyper::header::ACCEPT;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
 
-use super::trouble::Trouble;
-use crate::config::{Config, KeySource, Tokens};
-use crate::fault::Fault;
+use crate::config::{KeySource, Tokens};
 use crate::net::fetch::fetch;
 use crate::net::{Moment, now};
 
@@ -28,29 +27,26 @@ const LIMIT: Duration = Duration::from_secs(5);
 const LONGEST: usize = 1 << 20;
 /// For so long a token that held is not checked again.
 const BELIEVED: Duration = Duration::from_mins(1);
-/// The longest that is kept, in bytes.
-const LONGEST_KEPT: usize = 8 << 10;
 /// How many such are kept.
 const MOST: usize = 10_000;
 
-/// What all callers hear, whatever is wrong with their token.
-const REFUSAL: &str = "the token does not hold";
-
 /// Whose token it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Believed {
-    pub(super) user: String,
+pub struct Believed {
+    /// The user, or who else shows it.
+    pub user: String,
     /// Its tenant, where a claim names it.
-    pub(super) tenant: Option<String>,
+    pub tenant: Option<String>,
 }
 
 /// The keys, and the tokens that held a moment ago.
 #[derive(Debug, Default)]
-pub(super) struct Keyring {
-    keys: RefCell<Option<Keys>>,
-    believed: RefCell<HashMap<String, (Believed, Moment)>>,
+pub struct Keyring {
+    keys: Mutex<Option<Keys>>,
+    /// By the digest of their text.
+    believed: Mutex<HashMap<[u8; 32], (Believed, Moment)>>,
     /// Whoever wants other keys comes by here, one after the other; and from where they could not be had, and when.
-    failed: Mutex<Option<(KeySource, Moment)>>,
+    failed: tokio::sync::Mutex<Option<(KeySource, Moment)>>,
 }
 
 #[derive(Debug)]
@@ -64,26 +60,27 @@ impl Keyring {
     /// Whose token this is.
     ///
     /// # Errors
-    /// When it does not hold, or no tokens are taken here. The log says why.
-    pub(super) async fn believe(&self, token: &str, config: &Config) -> Result<Believed, Trouble> {
-        let Some(settings) = &config.api.tokens else {
-            return Err(Fault::NotBelieved("tokens are not taken here").into());
-        };
-        let is_same = self.keys.borrow().as_ref().is_some_and(|keys| keys.source == *settings);
+    /// Why it does not hold, in words for the log: nothing of the token is in them but the name of its key and of a claim.
+    pub async fn believe(&self, token: &str, settings: &Tokens) -> Result<Believed, String> {
+        let seal = digest(&SHA256, token.as_bytes()).as_ref().try_into().unwrap_or_default();
+        let is_same = self.keys.lock().as_ref().is_some_and(|keys| keys.source == *settings);
         if is_same
-            && let Some((believed, until)) = self.believed.borrow().get(token)
+            && let Some((believed, until)) = self.believed.lock().get(&seal)
             && now() < *until
         {
             return Ok(believed.clone());
         }
-        let believed = self.check(token, settings).await.map_err(|why| {
-            tracing::info!(why, "a token was not believed");
-            Trouble::from(Fault::NotBelieved(REFUSAL))
-        })?;
+        let (believed, until) = self.check(token, settings).await?;
+        let mut known = self.believed.lock();
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(seal, (believed.clone(), until));
         Ok(believed)
     }
 
-    async fn check(&self, token: &str, settings: &Tokens) -> Result<Believed, String> {
+    /// Whose token this is, and until when that may be remembered.
+    async fn check(&self, token: &str, settings: &Tokens) -> Result<(Believed, Moment), String> {
         let header = decode_header(token).map_err(|error| error.to_string())?;
         let key = self.key(header.kid.as_deref(), settings).await?;
         let mut validation = Validation::new_for_family(key.family());
@@ -110,18 +107,9 @@ impl Keyring {
             Some(claim) => Some(named(claim).ok_or_else(|| format!("it has no claim `{claim}`"))?),
             None => None,
         };
-        let believed = Believed { user, tenant };
         let left = claims.get("exp").and_then(Value::as_f64).unwrap_or_default() - crate::net::since_1970().as_secs_f64();
         let until = now() + BELIEVED.min(Duration::try_from_secs_f64(left.max(0.0)).unwrap_or_default());
-        if token.len() > LONGEST_KEPT {
-            return Ok(believed);
-        }
-        let mut known = self.believed.borrow_mut();
-        if known.len() >= MOST {
-            known.clear();
-        }
-        known.insert(token.to_owned(), (believed.clone(), until));
-        Ok(believed)
+        Ok((Believed { user, tenant }, until))
     }
 
     /// The key of this name; of several, a token must name one.
@@ -139,22 +127,13 @@ impl Keyring {
         if failed.as_ref().is_some_and(|(source, at)| *source == settings.keys && now().saturating_duration_since(*at) < PATIENCE) {
             return had.ok_or_else(none);
         }
-        let fetched = match &settings.keys {
-            KeySource::File(file) => {
-                let file = file.clone();
-                let read = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
-                read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()))
-            }
-            KeySource::Url(url) => fetch_keys(url).await,
-        };
-        let set = fetched.and_then(|bytes| serde_json::from_slice::<JwkSet>(&bytes).map_err(|error| error.to_string()));
-        match set {
+        match fetched(&settings.keys).await {
             Ok(set) => {
                 *failed = None;
                 let key = found(&set, name);
-                *self.keys.borrow_mut() = Some(Keys { source: settings.clone(), set, since: now() });
+                *self.keys.lock() = Some(Keys { source: settings.clone(), set, since: now() });
                 // A key that is withdrawn takes its tokens with it.
-                self.believed.borrow_mut().clear();
+                self.believed.lock().clear();
                 key.ok_or_else(|| unknown(name))
             }
             Err(why) => {
@@ -168,7 +147,7 @@ impl Keyring {
 
     /// The key of this name, or that there is none, as far as the keys are fresh enough to say so; else what there is.
     fn known(&self, name: Option<&str>, settings: &Tokens) -> Result<Result<DecodingKey, String>, Option<DecodingKey>> {
-        let keys = self.keys.borrow();
+        let keys = self.keys.lock();
         let Some(keys) = keys.as_ref().filter(|keys| keys.source == *settings) else { return Err(None) };
         let age = now().saturating_duration_since(keys.since);
         match found(&keys.set, name) {
@@ -192,8 +171,31 @@ fn found(set: &JwkSet, name: Option<&str>) -> Option<DecodingKey> {
     DecodingKey::from_jwk(key).ok()
 }
 
-/// Fetches the set of keys that is at a URL.
-async fn fetch_keys(url: &str) -> Result<Vec<u8>, String> {
-    let request = Request::get(url).header(ACCEPT, "application/json").body(Full::default());
-    fetch(request.map_err(|error| error.to_string())?, LIMIT, LONGEST).await?.good()
+/// The same as [`keys_at`], on a thread of its own: a worker keeps no timers of tokio's, and what a handshake and a name cost is not for its clients to wait for.
+async fn fetched(source: &KeySource) -> Result<JwkSet, String> {
+    let source = source.clone();
+    let fetching = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+        runtime.block_on(Box::pin(keys_at(&source)))
+    });
+    fetching.await.map_err(|error| error.to_string())?
+}
+
+/// The keys that are there now.
+///
+/// # Errors
+/// Why they cannot be had, or read.
+pub async fn keys_at(source: &KeySource) -> Result<JwkSet, String> {
+    let bytes = match source {
+        KeySource::File(file) => {
+            let file = file.clone();
+            let read = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
+            read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
+        }
+        KeySource::Url(url) => {
+            let request = Request::get(url).header(ACCEPT, "application/json").body(Full::default());
+            fetch(request.map_err(|error| error.to_string())?, LIMIT, LONGEST).await?.good()?
+        }
+    };
+    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
