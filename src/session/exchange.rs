@@ -151,7 +151,7 @@ pub async fn cleartext(hello: &mut Hello, user: &str, known: Option<&Arc<Secret>
 }
 
 /// A token that the client has shown in place of a password: it says who it is, and no more. The server is never logged in to with it.
-pub async fn token(shown: &[u8], user: &User, settings: Option<&Tokens>, keyring: &Keyring) -> Result<Proven, Failed> {
+pub async fn token(shown: &[u8], user: &User, settings: Option<&Tokens>, keyring: &Arc<Keyring>) -> Result<Proven, Failed> {
     let checked = match (std::str::from_utf8(shown), settings) {
         (Ok(token), Some(settings)) => keyring.believe(token, settings).await,
         (Err(_), _) => Err("it is not text".to_owned()),

@@ -59,7 +59,7 @@ pub struct House {
     /// What is known of users' passwords.
     pub secrets: Secrets,
     /// What tokens in place of passwords are checked with.
-    pub tokens: Keyring,
+    pub tokens: Arc<Keyring>,
     /// All numbers.
     pub metrics: Arc<Metrics>,
     /// New clients are turned away.
@@ -98,7 +98,7 @@ impl House {
             certificate: ArcSwapOption::from_pointee(certificate),
             keys: CancelKeys::new()?,
             secrets: Secrets::new()?,
-            tokens: Keyring::default(),
+            tokens: Arc::default(),
             metrics,
             draining: AtomicBool::new(false),
             gates: Gates::default(),

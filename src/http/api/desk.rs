@@ -22,7 +22,7 @@ const LARGE: usize = 64;
 pub(super) struct Desk {
     /// The worker whose clients the callers are.
     pub(super) worker: Rc<Worker>,
-    tokens: Keyring,
+    tokens: Arc<Keyring>,
     pub(super) transactions: Rc<Transactions>,
     pub(super) retries: Rc<Retries>,
     /// Places for large bodies that are on their way.
@@ -42,7 +42,7 @@ impl Drop for Opened {
 impl Desk {
     pub(super) fn new(worker: Rc<Worker>) -> Rc<Self> {
         Rc::new(Self {
-            tokens: Keyring::default(),
+            tokens: Arc::default(),
             transactions: Transactions::new(Arc::clone(&worker.house)),
             retries: Rc::default(),
             large: Semaphore::new(LARGE),
