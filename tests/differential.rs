@@ -47,6 +47,10 @@ const OWN: &str = "
     CREATE TABLE kept (x int, y text);
     GRANT ALL ON kept TO app;
     GRANT SELECT ON kept TO reader;
+    CREATE PROCEDURE ends() LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO kept VALUES (10, 'committed'); PERFORM set_config('app.mine', 'by a procedure', false); COMMIT;
+        INSERT INTO kept VALUES (11, 'undone'); PERFORM set_config('app.mine', 'undone', false); ROLLBACK;
+    END $$;
     CREATE FUNCTION locks() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(9); END $$;";
 
 /// Ends all server connections, and waits until they have ended.

@@ -1,11 +1,13 @@
 //! LISTEN in transaction mode: however many clients listen, one server connection does it for all, and each hears what it would hear alone. Checklist G1, G2, I7.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod harness;
 
 use std::time::Duration;
 
 use harness::frames::{bind, execute, parse, query, sync};
-use harness::{Admin, Frame, Golden, PATIENCE, Postgres, Proxy, Wire, eventually, in_time};
+use harness::{Admin, Endpoint, Frame, Golden, PATIENCE, Postgres, Proxy, Wire, compare_leniently, eventually, in_time};
 
 const LISTENING: &str = r#"pgweir_server_connections{upstream="main",state="listening"}"#;
 const LEASED: &str = r#"pgweir_server_connections{upstream="main",state="leased"}"#;
@@ -207,6 +209,54 @@ async fn it_is_as_it_would_be_alone() {
 }
 
 /// Everything that is said while clients come and go: no gap, and nothing twice.
+/// What clients who listen to `a` and `b` say behind a statement that is not answered yet, all at once.
+const BEHIND: &[&[&str]] = &[
+    &["UNLISTEN a", CHANNELS],
+    &[CHANNELS, "UNLISTEN a", CHANNELS],
+    &["SELECT 1", "BEGIN; UNLISTEN a; COMMIT", "SELECT 2", CHANNELS],
+    &["BEGIN", "UNLISTEN a", "ROLLBACK", CHANNELS],
+    &["SELECT 1/0", "UNLISTEN *", CHANNELS],
+    &["DISCARD ALL", CHANNELS],
+];
+
+/// What comes of it for a client of this address, and of what is notified afterwards.
+async fn heard_behind(to: impl Into<Endpoint>, pg: &Postgres, said: &[Vec<u8>]) -> String {
+    const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    let to = to.into();
+    let login = async |to: Endpoint| Wire::login(to, "app", "secret", "app").await.unwrap();
+    let (mut wire, mut other, mut holder) = (login(to.clone()).await, login(to).await, login(pg.into()).await);
+    wire.query("LISTEN a; LISTEN b").await;
+    holder.query("SELECT pg_advisory_lock(5)").await;
+    wire.clear_transcript();
+    wire.send(&query("SELECT pg_advisory_xact_lock(5)")).await;
+    eventually("it waits", PATIENCE, async || pg.value(WAITING).await == "1").await;
+    wire.send(&said.concat()).await;
+    // The worker that serves this has seen what came before it.
+    other.query("SELECT 1").await;
+    holder.query("SELECT pg_advisory_unlock(5)").await;
+    for _ in 0..=said.len() {
+        wire.until_ready().await;
+    }
+    holder.query("NOTIFY a; NOTIFY b").await;
+    wire.query("NOTIFY a, 'mine'; NOTIFY b, 'mine'").await;
+    wire.transcript()
+}
+
+#[tokio::test]
+async fn what_is_said_behind_an_answer_that_is_still_to_come_is_about_the_clients_own_channels() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).set("process.workers", 1).start().await;
+    for said in BEHIND {
+        let simple: Vec<Vec<u8>> = said.iter().map(|sql| query(sql)).collect();
+        let is_single = |sql: &&&str| !sql.contains(';');
+        let extended = |sql: &&str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()].concat();
+        for said in [simple, said.iter().filter(is_single).map(extended).collect()] {
+            let (direct, through) = (heard_behind(&pg, &pg, &said).await, heard_behind(&proxy, &pg, &said).await);
+            compare_leniently("an answer still to come", &direct, &through);
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_joins_in_the_middle_misses_nothing_and_hears_nothing_twice() {
     let pg = Postgres::start().await;

@@ -344,6 +344,15 @@ async fn i4_what_a_client_began_with_is_there_again_behind_its_reset_its_role_to
         &["BEGIN", "RESET ALL", "SET work_mem = '5MB'", "COMMIT"],
         &["BEGIN", "SET work_mem = '5MB'", "SAVEPOINT a", "RESET ALL", "ROLLBACK TO a", "COMMIT"],
         &["BEGIN", "SET work_mem = '5MB'", "SAVEPOINT a", "RESET work_mem", "ROLLBACK TO a", "COMMIT"],
+        &["BEGIN", "RESET work_mem", "SAVEPOINT a", "SET work_mem = '5MB'", "ROLLBACK TO a", "COMMIT"],
+        &["BEGIN", "RESET app.mine", "SAVEPOINT a", "SET app.mine = 'undone'", "ROLLBACK TO a", "COMMIT"],
+        &["RESET work_mem; COMMIT; BEGIN; SET work_mem = '5MB'; ROLLBACK"],
+        &["RESET work_mem; COMMIT; BEGIN; SET work_mem = '5MB'; COMMIT"],
+        &["RESET app.mine; COMMIT; BEGIN; SET app.mine = 'undone'; ROLLBACK"],
+        &["RESET app.mine; COMMIT; BEGIN; SET app.mine = 'two'; COMMIT"],
+        &["RESET ROLE; COMMIT; BEGIN; SET ROLE writer; ROLLBACK"],
+        &["RESET ROLE; COMMIT; BEGIN; SET ROLE writer; COMMIT"],
+        &["RESET ALL; COMMIT; BEGIN; SET work_mem = '5MB'; SET app.mine = 'undone'; ROLLBACK"],
     ] {
         let mut found = Vec::new();
         for to in [Endpoint::from(&pg), Endpoint::from(&transaction), Endpoint::from(&session)] {

@@ -12,6 +12,7 @@ use std::task::Poll;
 use bytes::BytesMut;
 
 use super::client::Client;
+use super::edit::Edit;
 use super::end::Stop;
 use super::phase::Phase;
 use super::pins::{Pin, Pins};
@@ -126,6 +127,18 @@ fn is_about_channels(text: &[u8]) -> bool {
     [&b"listen"[..], b"discard"].iter().any(|word| text.windows(word.len()).any(|here| here.eq_ignore_ascii_case(word)))
 }
 
+/// How many of these bytes there are up to the end of the first message behind which a server is ready again; all where there is none.
+fn first_batch(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some((whole, behind)) = message::first(rest) {
+        if matches!(whole.first(), Some(b'S' | b'Q' | b'F')) {
+            return bytes.len() - behind.len();
+        }
+        rest = behind;
+    }
+    bytes.len()
+}
+
 impl Relay<'_> {
     /// What has come from the server for a client that listens: all that was notified before it must come before the end of it.
     #[cold]
@@ -152,20 +165,52 @@ impl Relay<'_> {
         outcome
     }
 
-    /// Whether the server connection must listen to what the client listens to before it gets these bytes.
+    /// Whether the server connection may have to listen to what the client listens to before it gets these bytes, or some of them.
     #[cold]
-    pub(super) fn must_relisten(&mut self, bytes: &[u8]) -> bool {
-        if self.ears.as_mut().is_some_and(|ears| std::mem::take(&mut ears.has_just_relistened)) {
+    pub(super) fn speaks_of_channels(&mut self, bytes: &[u8]) -> bool {
+        let Some(ears) = self.ears.as_deref_mut() else { return false };
+        if ears.relistened == Some(Relistened::Outside) {
+            ears.has_just_relistened = false;
             return false;
         }
-        let state = &self.lease.server().state;
-        let owed = &state.owed;
-        let is_between = !owed.owes() && !owed.has_open_batch() && !owed.is_copying_in() && !owed.is_skipping();
-        let is_done = self.ears.as_ref().is_none_or(|ears| ears.relistened == Some(Relistened::Outside));
-        if is_done || !is_between || owed.status() == Status::Failed || !state.frames.at_edge() || !self.inspector.at_edge() {
-            return false;
+        is_about_channels(bytes) || self.runs_such(bytes)
+    }
+
+    /// Sends these bytes on batch by batch, up to one before which the server connection must listen to what the client listens to. It is made to, as soon as all before
+    /// that is answered.
+    #[cold]
+    pub(super) fn forward_by_batches(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (batch, behind) = rest.split_at(first_batch(rest));
+            let is_ready = self.ears.as_mut().is_none_or(|ears| std::mem::take(&mut ears.has_just_relistened));
+            if !is_ready && (is_about_channels(batch) || self.runs_such(batch)) {
+                let owed = &self.lease.server().state.owed;
+                let is_outside = !owed.has_open_batch() && !owed.is_copying_in() && !owed.is_skipping() && self.inspector.at_edge();
+                if is_outside && owed.owes() {
+                    self.edit.get_or_insert_with(Edit::spare).later = rest.to_vec();
+                    return Ok(());
+                }
+                if is_outside && owed.status() != Status::Failed && self.lease.server().state.frames.at_edge() && self.to_server.is_empty()
+                {
+                    return self.relisten(rest);
+                }
+            }
+            self.forward_as_it_is(batch)?;
+            // What was put off, or is to be run again, has the rest behind it.
+            match self.edit.as_deref_mut() {
+                Some(edit) if edit.healing => {
+                    edit.retry.extend_from_slice(behind);
+                    return Ok(());
+                }
+                Some(edit) if !edit.later.is_empty() => {
+                    edit.later.extend_from_slice(behind);
+                    return Ok(());
+                }
+                _ => rest = behind,
+            }
         }
-        self.to_server.is_empty() && (is_about_channels(bytes) || self.runs_such(bytes))
+        Ok(())
     }
 
     /// Whether a statement that was prepared before, and is run here, is about channels, or one calls a function that may be.

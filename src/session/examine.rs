@@ -145,7 +145,7 @@ impl Client {
         }
         if let Some(touched) = touched {
             is_certain &= !touched.has_transaction;
-            told = self.learn_settings(server, &touched, is_certain).await?;
+            told = Box::pin(self.learn_settings(server, &touched, is_certain)).await?;
         }
         let mut left = if is_certain { pins.without(cleared) } else { pins };
         if self.settings.size() > SETTINGS {
@@ -197,12 +197,17 @@ impl Client {
         let is_certain = is_certain && !touched.is_hidden;
         // What has been reset goes back to what the client began with: where it may have been undone, the server's list shows whether it has gone back.
         let began_with = |name: &[u8]| self.startup.get(name);
-        let may_go_back = touched.resets_all || touched.reset.iter().any(|name| began_with(name).is_some());
+        let may_go_back = touched.resets_all || touched.all_reset().any(|name| began_with(name).is_some());
         let asks_all = touched.is_hidden || may_go_back && !is_certain;
-        let mut names: Vec<Box<[u8]>> = touched.set.clone();
+        let is_told = |name: &[u8]| asks_all && !may_be_unlisted(name);
+        // Where something may have been undone, what was set behind a reset has perhaps gone back.
+        let is_set_since = |name: &[u8]| is_certain && touched.set.iter().any(|set| **set == *name);
+        let has_gone_back = |name: &[u8]| (touched.resets_all || touched.all_reset().any(|reset| **reset == *name)) && !is_set_since(name);
+        let set = touched.set.iter().filter(|name| !(has_gone_back(name) && is_told(name)));
+        let mut names: Vec<Box<[u8]>> = set.cloned().collect();
         if !is_certain {
             let others = touched.reset.iter().chain(&touched.set_before);
-            names.extend(others.filter(|name| !asks_all || may_be_unlisted(name)).cloned());
+            names.extend(others.filter(|name| !is_told(name)).cloned());
         }
         let mut in_force = (*before).clone();
         if touched.resets_all && is_certain {
@@ -218,8 +223,7 @@ impl Client {
         }
         let values = read(server, &names).await?;
         let is_back = |(name, value): &(Box<[u8]>, Option<Box<[u8]>>)| {
-            let may_be = name.contains(&b'.') && (touched.resets_all || touched.reset.contains(name));
-            may_be && value.as_ref().is_some_and(|value| value.is_empty())
+            name.contains(&b'.') && has_gone_back(name) && value.as_ref().is_some_and(|value| value.is_empty())
         };
         let is_gone = |change: &_| self.is_own(change) || is_back(change);
         in_force = in_force.changed(values.into_iter().map(|change| if is_gone(&change) { (change.0, None) } else { change }));
@@ -229,7 +233,7 @@ impl Client {
             let began = if touched.resets_rights { (*self.startup).clone() } else { self.startup.own() };
             wanted = began.changed(in_force.iter().map(|setting| (setting.name.clone(), Some(setting.value.clone()))));
         }
-        let resets = || touched.reset.iter().filter(|name| !touched.set.contains(name));
+        let resets = || touched.all_reset().filter(|name| has_gone_back(name));
         if is_certain {
             in_force = in_force.changed(resets().map(|name| (name.clone(), None)));
         }

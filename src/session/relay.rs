@@ -238,9 +238,14 @@ impl<'a> Relay<'a> {
     /// Sends on what is whole; holds back what is not.
     #[inline]
     pub(super) fn forward(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        if self.ears.is_some() && self.must_relisten(bytes) {
-            return self.relisten(bytes);
+        if self.ears.is_some() && self.speaks_of_channels(bytes) {
+            return self.forward_by_batches(bytes);
         }
+        self.forward_as_it_is(bytes)
+    }
+
+    #[inline]
+    pub(super) fn forward_as_it_is(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         match self.inspect(bytes)? {
             Verdict::Forward(count) if count == bytes.len() => self.send_to_server(bytes),
             Verdict::Forward(count) => {

@@ -86,10 +86,11 @@ impl Said {
     }
 }
 
-/// The text about what is this client's own in the database: a table and advisory locks that no other waits for.
+/// The text about what is this client's own in the database: a table and advisory locks that no other waits for, channels that no other speaks in.
 pub fn own(sql: &str, who: &str) -> String {
     let locks = sql.replace("_lock(", &format!("_lock({who}")).replace("_unlock(", &format!("_unlock({who}"));
-    locks.replace("locks()", &format!("locks{who}()")).replace("kept", &format!("kept{who}"))
+    let called = locks.replace("locks()", &format!("locks{who}()")).replace("ends()", &format!("ends{who}()"));
+    called.replace("kept", &format!("kept{who}")).replace("chan_", &format!("chan{who}_"))
 }
 
 const READS: &[&str] = &[
@@ -128,6 +129,8 @@ const WRITES: &[&str] = &[
     "INSERT INTO kept VALUES (NULL, NULL)",
     "TRUNCATE kept",
     "LOCK TABLE kept",
+    "CALL ends()",
+    "DO $$ BEGIN INSERT INTO kept VALUES (8, 'committed'); COMMIT; INSERT INTO kept VALUES (9, 'undone'); ROLLBACK; END $$",
     "DO $$ BEGIN RAISE NOTICE 'heard'; END $$",
     "DO $$ BEGIN RAISE WARNING 'heard'; PERFORM 1/0; END $$",
 ];
@@ -251,10 +254,6 @@ const KEPT: &[&str] = &[
     "FETCH 1 h",
     "CLOSE h",
     "SELECT name, is_holdable FROM pg_cursors WHERE name <> '' ORDER BY 1",
-    "LISTEN one",
-    "LISTEN two",
-    "UNLISTEN one",
-    "UNLISTEN *",
     "SELECT sets('by a function')",
     "SELECT sets(NULL)",
     "SELECT locks()",
@@ -263,6 +262,20 @@ const KEPT: &[&str] = &[
     "DO $$ BEGIN PERFORM set_config('work_mem', '13MB', false); END $$",
     "DO $$ BEGIN EXECUTE 'SET TimeZone = ''Asia/Tokyo'''; END $$",
     "DO $$ BEGIN EXECUTE 'SET ROLE reader'; END $$",
+];
+
+/// What one listens to, and hears of oneself.
+const CHANNELS: &[&str] = &[
+    "LISTEN chan_a",
+    "LISTEN chan_a",
+    "LISTEN chan_b",
+    "UNLISTEN chan_a",
+    "UNLISTEN *",
+    "NOTIFY chan_a",
+    "NOTIFY chan_a, 'said'",
+    "SELECT pg_notify('chan_b', 'noted')",
+    "DO $$ BEGIN PERFORM pg_notify('chan_a', 'done'); END $$",
+    "SELECT pg_listening_channels() ORDER BY 1",
 ];
 
 const TOGETHER: &[&str] = &[
@@ -285,13 +298,18 @@ const TOGETHER: &[&str] = &[
     "RESET ALL; SHOW work_mem",
     "RESET app.began; SET cursor_tuple_fraction TO DEFAULT",
     "BEGIN; RESET cursor_tuple_fraction; COMMIT",
-    "BEGIN; RESET ALL; RESET ROLE; ROLLBACK",
+    // Not with RESET ROLE: behind SET ROLE NONE the server is the same, whether that was undone or not.
+    "BEGIN; RESET ALL; ROLLBACK",
+    "RESET cursor_tuple_fraction; COMMIT; BEGIN; SET cursor_tuple_fraction = 0.25; ROLLBACK",
     "SET ROLE reader; RESET ALL; SHOW role",
     "RESET ROLE; SET app.mine = 'three'; SET ROLE reader; SET work_mem = '15MB'",
     "BEGIN; SET ROLE reader; SET work_mem = '16MB'; ROLLBACK",
     "SET pgweir.deadline_ms = 600000; SELECT 1",
     "SET pgweir.deadline_ms = 600000; RESET pgweir.deadline_ms; SET work_mem = '14MB'",
     "SELECT 1; SELEC 2",
+    "LISTEN chan_a; NOTIFY chan_a, 'together'",
+    "NOTIFY chan_b, 'last'; UNLISTEN *",
+    "BEGIN; NOTIFY chan_a, 'undone'; ROLLBACK",
 ];
 
 const COPIES: &[&str] = &["COPY kept FROM STDIN", "COPY kept (x) FROM STDIN WITH (FORMAT csv)", "SELECT 1; COPY kept FROM STDIN; SELECT 2"];
@@ -316,6 +334,7 @@ fn texts() -> impl Strategy<Value = &'static str> {
         3 => select(STATEMENTS),
         2 => select(CURSORS),
         4 => select(KEPT),
+        2 => select(CHANNELS),
     ]
 }
 

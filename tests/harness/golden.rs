@@ -19,7 +19,7 @@ pub struct Golden {
     /// A proxy with two server connections.
     pub wide: Proxy,
     /// It makes no difference where a `ParameterStatus` comes in front of the next `ReadyForQuery`, nor what is wrong with a message in a transaction that has failed,
-    /// nor by which name an error about a Bind's parameters gives the statement.
+    /// nor by which name an error about a Bind's parameters gives the statement, nor when in a conversation a notification comes, as long as those of a channel come in their order.
     pub is_lenient: bool,
 }
 
@@ -99,8 +99,12 @@ async fn play(to: impl Into<Endpoint>, parameters: &[(&str, &str)], script: &imp
 /// The same transcript with every `ParameterStatus` just before the next `ReadyForQuery`, and without what is wrong with a message in a transaction that has failed:
 /// a server that does not have its statement yet says only that. Nor does it matter which of its names for the same text a client hears of its wrong parameters.
 fn leniently(transcript: &str) -> String {
-    let (mut lines, mut reported, mut has_failed) = (Vec::new(), Vec::new(), false);
+    let (mut lines, mut reported, mut notified, mut has_failed) = (Vec::new(), Vec::new(), Vec::new(), false);
     for line in transcript.lines() {
+        if line.starts_with("<- NotificationResponse") {
+            notified.push(line);
+            continue;
+        }
         if line.starts_with("<- ParameterStatus") {
             reported.push(line);
             continue;
@@ -117,7 +121,9 @@ fn leniently(transcript: &str) -> String {
             lines.push(line);
         }
     }
-    [lines, reported].concat().join("\n")
+    // Those of one channel in their order.
+    notified.sort_by_key(|line| line.split("\\0").next());
+    [lines, reported, notified].concat().join("\n")
 }
 
 /// What an error about a Bind's parameters says before the statement's name, and behind it.

@@ -23,6 +23,8 @@ pub struct Touched {
     pub resets_rights: bool,
     /// Names that were given a value before all went back, in lower case.
     pub set_before: Vec<Box<[u8]>>,
+    /// Names that went back and were given a value since, in lower case: where that is undone, they have gone back.
+    pub reset_before: Vec<Box<[u8]>>,
     /// Something is changed whose name the text does not say, or that no value describes.
     pub is_unknown: bool,
     /// The text also begins, ends or undoes a transaction: what came before may not hold.
@@ -34,12 +36,17 @@ pub struct Touched {
 impl Touched {
     /// Whether some may go back to what they were when the session began.
     pub fn resets(&self) -> bool {
-        self.resets_all || !self.reset.is_empty()
+        self.resets_all || self.all_reset().next().is_some()
     }
 
     /// Whether those may that say whose rights the session has.
     pub fn resets_a_right(&self) -> bool {
-        self.resets_rights || self.reset.iter().any(|name| is_right(name))
+        self.resets_rights || self.all_reset().any(|name| is_right(name))
+    }
+
+    /// The names that have gone back, whether they were given a value since or not.
+    pub fn all_reset(&self) -> impl Iterator<Item = &Box<[u8]>> {
+        self.reset.iter().chain(&self.reset_before)
     }
 
     /// Adds what another text may change.
@@ -48,6 +55,7 @@ impl Touched {
             self.reset_all(other.resets_rights);
         }
         self.set_before.extend(other.set_before);
+        self.reset_before.extend(other.reset_before);
         for name in other.reset {
             self.note(name, true);
         }
@@ -64,7 +72,10 @@ impl Touched {
     /// The last word about a name counts.
     fn note(&mut self, name: Box<[u8]>, is_reset: bool) {
         let (to, from) = if is_reset { (&mut self.reset, &mut self.set) } else { (&mut self.set, &mut self.reset) };
-        from.retain(|known| *known != name);
+        let was_other = from.extract_if(.., |known| *known == name).next().is_some();
+        if was_other && !is_reset && !self.reset_before.contains(&name) {
+            self.reset_before.push(name.clone());
+        }
         if !to.contains(&name) {
             to.push(name);
         }
@@ -76,6 +87,7 @@ impl Touched {
         let stays = |name: &[u8]| !with_rights && is_right(name);
         self.set_before.extend(self.set.extract_if(.., |name| !stays(name)));
         self.reset.retain(|name| stays(name));
+        self.reset_before.retain(|name| stays(name));
     }
 }
 
@@ -384,9 +396,12 @@ mod tests {
         assert_eq!((names(&found.set_before), names(&found.set), names(&found.reset)), ("a".into(), "c".into(), String::new()));
         let mut all = settings(b"SET a = 1; RESET b");
         all.add(settings(b"RESET a; SET b = 1"));
-        assert_eq!((names(&all.set), names(&all.reset)), ("b".into(), "a".into()));
+        assert_eq!((names(&all.set), names(&all.reset), names(&all.reset_before)), ("b".into(), "a".into(), "b".into()));
+        assert!(all.all_reset().eq(&[Box::from(*b"a"), Box::from(*b"b")]));
         all.add(settings(b"DISCARD ALL; SET d = 1"));
         assert_eq!((names(&all.set_before), names(&all.set), names(&all.reset)), ("b".into(), "d".into(), String::new()));
+        assert!(all.reset_before.is_empty());
+        assert!(settings(b"RESET a; SET a = 1").resets() && settings(b"RESET ROLE; SET ROLE x").resets_a_right());
     }
 
     #[test]
