@@ -250,7 +250,10 @@ async fn what_is_said_behind_an_answer_that_is_still_to_come_is_about_the_client
         let simple: Vec<Vec<u8>> = said.iter().map(|sql| query(sql)).collect();
         let is_single = |sql: &&&str| !sql.contains(';');
         let extended = |sql: &&str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()].concat();
-        for said in [simple, said.iter().filter(is_single).map(extended).collect()] {
+        // What comes in pieces has such words anywhere.
+        let long = query(&format!("SELECT length('{}')", "listen ".repeat(20_000)));
+        let behind_long = [&[long][..], &simple].concat();
+        for said in [simple, behind_long, said.iter().filter(is_single).map(extended).collect()] {
             let (direct, through) = (heard_behind(&pg, &pg, &said).await, heard_behind(&proxy, &pg, &said).await);
             compare_leniently("an answer still to come", &direct, &through);
         }

@@ -182,7 +182,9 @@ impl Relay<'_> {
     pub(super) fn forward_by_batches(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (batch, behind) = rest.split_at(first_batch(rest));
+            // The rest of a long message is no head.
+            let whole = if self.inspector.at_edge() { first_batch(rest) } else { rest.len() };
+            let (batch, behind) = rest.split_at(whole);
             let is_ready = self.ears.as_mut().is_none_or(|ears| std::mem::take(&mut ears.has_just_relistened));
             if !is_ready && (is_about_channels(batch) || self.runs_such(batch)) {
                 let owed = &self.lease.server().state.owed;
