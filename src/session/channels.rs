@@ -173,6 +173,12 @@ impl Relay<'_> {
             ears.has_just_relistened = false;
             return false;
         }
+        // What is copied is no text, and there may be much of it.
+        !self.lease.server().state.owed.is_copying_in() && self.has_such(bytes)
+    }
+
+    /// Whether some of these bytes are about channels.
+    fn has_such(&self, bytes: &[u8]) -> bool {
         is_about_channels(bytes) || self.runs_such(bytes)
     }
 
@@ -186,7 +192,7 @@ impl Relay<'_> {
             let whole = if self.inspector.at_edge() { first_batch(rest) } else { rest.len() };
             let (batch, behind) = rest.split_at(whole);
             let is_ready = self.ears.as_mut().is_none_or(|ears| std::mem::take(&mut ears.has_just_relistened));
-            if !is_ready && (is_about_channels(batch) || self.runs_such(batch)) {
+            if !is_ready && self.has_such(batch) {
                 let owed = &self.lease.server().state.owed;
                 let is_outside = !owed.has_open_batch() && !owed.is_copying_in() && !owed.is_skipping() && self.inspector.at_edge();
                 if is_outside && owed.owes() {

@@ -225,17 +225,13 @@ async fn fetched(source: &KeySource) -> Result<JwkSet, String> {
     fetching.await.map_err(|error| error.to_string())?
 }
 
-/// The keys that are there now.
+/// The keys that are there now. Not for a worker: it may read a file, and it needs timers.
 ///
 /// # Errors
 /// Why they cannot be had, or read.
 pub async fn keys_at(source: &KeySource) -> Result<JwkSet, String> {
     let bytes = match source {
-        KeySource::File(file) => {
-            let file = file.clone();
-            let read = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
-            read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
-        }
+        KeySource::File(file) => std::fs::read(file).map_err(|error| error.to_string())?,
         KeySource::Url(url) => {
             let request = Request::get(url).header(ACCEPT, "application/json").body(Full::default());
             fetch(request.map_err(|error| error.to_string())?, LIMIT, LONGEST).await?.good()?

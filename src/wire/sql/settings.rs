@@ -55,7 +55,9 @@ impl Touched {
             self.reset_all(other.resets_rights);
         }
         self.set_before.extend(other.set_before);
-        self.reset_before.extend(other.reset_before);
+        for name in other.reset_before {
+            self.note_reset_before(name);
+        }
         for name in other.reset {
             self.note(name, true);
         }
@@ -72,12 +74,18 @@ impl Touched {
     /// The last word about a name counts.
     fn note(&mut self, name: Box<[u8]>, is_reset: bool) {
         let (to, from) = if is_reset { (&mut self.reset, &mut self.set) } else { (&mut self.set, &mut self.reset) };
-        let was_other = from.extract_if(.., |known| *known == name).next().is_some();
-        if was_other && !is_reset && !self.reset_before.contains(&name) {
-            self.reset_before.push(name.clone());
-        }
+        let was_other = from.extract_if(.., |known| *known == name).count() > 0;
         if !to.contains(&name) {
-            to.push(name);
+            to.push(name.clone());
+        }
+        if was_other && !is_reset {
+            self.note_reset_before(name);
+        }
+    }
+
+    fn note_reset_before(&mut self, name: Box<[u8]>) {
+        if !self.reset_before.contains(&name) {
+            self.reset_before.push(name);
         }
     }
 
@@ -398,9 +406,16 @@ mod tests {
         all.add(settings(b"RESET a; SET b = 1"));
         assert_eq!((names(&all.set), names(&all.reset), names(&all.reset_before)), ("b".into(), "a".into(), "b".into()));
         assert!(all.all_reset().eq(&[Box::from(*b"a"), Box::from(*b"b")]));
+        for _ in 0..2 {
+            all.add(settings(b"RESET e; SET e = 1; SET b = 1"));
+        }
+        assert_eq!((names(&all.reset_before), names(&all.set)), ("b e".into(), "b e".into()), "however often it is said");
         all.add(settings(b"DISCARD ALL; SET d = 1"));
-        assert_eq!((names(&all.set_before), names(&all.set), names(&all.reset)), ("b".into(), "d".into(), String::new()));
+        assert_eq!((names(&all.set_before), names(&all.set), names(&all.reset)), ("b e".into(), "d".into(), String::new()));
         assert!(all.reset_before.is_empty());
+        let mut twice = Touched { set: vec![Box::from(*b"a"), Box::from(*b"a")], ..Touched::default() };
+        twice.add(settings(b"RESET a"));
+        assert!(twice.set.is_empty(), "what functions set may be named more than once");
         assert!(settings(b"RESET a; SET a = 1").resets() && settings(b"RESET ROLE; SET ROLE x").resets_a_right());
     }
 
