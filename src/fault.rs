@@ -272,6 +272,7 @@ impl Fault {
             Broken::WrongRole { .. } | Broken::NoneOf(_) => "no server that will do can be reached",
             Broken::Malformed(_) => "it does not speak the protocol",
             Broken::AuthQuery(_) => "it cannot be asked for users",
+            Broken::Slots(_) => "it does not let the proxy hold its part of the shared budget",
         };
         Self::UpstreamDown { upstream: whose().upstream, what }
     }

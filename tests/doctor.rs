@@ -74,6 +74,9 @@ async fn what_is_risky_at_the_server_is_told_with_its_remedy() {
     tells(&said, "WRONG", &["2 proxies want up to 32"]);
     assert!(said.contains("-> max_connections = 6 at most"), "{said}");
     tells(&said, "RISK", &["may open 2000 files"]);
+    let sharing = Proxy::new(&pg).max_connections(12).set("upstreams.main.share_budget", true).set("upstreams.main.share_dbname", "app");
+    let (_, said) = doctor(&file(&sharing.start().await), &["--replicas", "2"], None).await;
+    assert!(said.contains("2 proxies want up to 16"), "one budget, and two control connections each: {said}");
 }
 
 #[tokio::test]

@@ -52,6 +52,9 @@ async fn every_documented_metric_is_published_and_every_published_one_documented
     assert!(documented.len() > 20, "{documented:?}");
     let page = proxy.http_get("/metrics").await.body;
     let mut published = families(&page);
+    // A budget that is shared has no adaptive limit.
+    let sharing = Proxy::new(&pg).set("upstreams.main.share_budget", true).set("upstreams.main.share_dbname", "app").start().await;
+    published.extend(families(&sharing.http_get("/metrics").await.body));
     // Those that wait may be absent while nobody does; here nobody may.
     published.entry("pgweir_queue_depth".to_owned()).or_insert_with(|| "gauge".to_owned());
     assert_eq!(published, documented);

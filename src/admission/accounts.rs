@@ -100,6 +100,8 @@ impl Account {
 #[derive(Debug)]
 pub struct Accounts {
     budget: u32,
+    /// How many leases there might be before long: what expectations go by.
+    prospect: u32,
     held: u32,
     /// What is reserved and not held by those for whom it is reserved: the sum of `max(0, reserved - held)`.
     kept_free: u32,
@@ -113,14 +115,15 @@ pub struct Accounts {
 impl Accounts {
     /// Accounts over a budget of `budget` leases, for tenants with these limits.
     pub fn new(budget: u32, limits: &[Limits], now: Moment) -> Self {
-        let mut accounts = Self { budget, held: 0, kept_free: 0, floor: 0, opened: now, halves: Halves::default(), tenants: Vec::new() };
+        let mut accounts =
+            Self { budget, prospect: budget, held: 0, kept_free: 0, floor: 0, opened: now, halves: Halves::default(), tenants: Vec::new() };
         accounts.set_limits(budget, limits);
         accounts
     }
 
     /// Applies new limits at once. What is held beyond a limit that shrank is not taken away: it is just not replaced.
     pub fn set_limits(&mut self, budget: u32, limits: &[Limits]) {
-        self.budget = budget;
+        self.set_budget(budget);
         self.tenants.resize_with(limits.len().max(self.tenants.len()).max(1), Account::default);
         for (account, limits) in self.tenants.iter_mut().zip(limits) {
             account.set_limits(*limits);
@@ -131,6 +134,12 @@ impl Accounts {
     /// So many leases in all from now on; what is held beyond is not taken away.
     pub fn set_budget(&mut self, budget: u32) {
         self.budget = budget;
+        self.prospect = budget;
+    }
+
+    /// So many there might be before long, where more can be had for the asking.
+    pub fn set_prospect(&mut self, prospect: u32) {
+        self.prospect = prospect.max(self.budget);
     }
 
     /// How many leases there may be in all.
@@ -146,6 +155,19 @@ impl Accounts {
     /// How many are reserved for tenants, held or not.
     pub fn all_reserved(&self) -> u32 {
         self.tenants.iter().map(|account| account.limits.reserved).sum()
+    }
+
+    /// How many are held, or reserved for those who do not hold them; where some are reserved, there is one besides for those who have reserved nothing.
+    pub fn all_promised(&self) -> u32 {
+        let reserved = self.all_reserved();
+        (self.held + self.kept_free).max(if reserved > 0 { reserved + 1 } else { 0 })
+    }
+
+    /// How many more their tenants' caps leave to those who wait.
+    pub fn all_wanted(&self) -> u32 {
+        let wanted =
+            |account: &Account| account.limits.most.map_or(account.queued, |most| account.queued.min(most.saturating_sub(account.held)));
+        self.tenants.iter().map(wanted).sum()
     }
 
     /// The accounts' own reckoning of time, in nanoseconds.
@@ -190,10 +212,19 @@ impl Accounts {
 
     /// How many more a tenant may hold.
     pub fn room(&self, tenant: TenantId) -> u32 {
+        self.room_within(self.budget, tenant)
+    }
+
+    /// How many server connections a tenant has or could have before long.
+    fn servers(&self, tenant: TenantId) -> u32 {
+        self.held(tenant) + self.room_within(self.prospect, tenant)
+    }
+
+    fn room_within(&self, budget: u32, tenant: TenantId) -> u32 {
         let Limits { most, reserved, .. } = self.limits(tenant);
         let held = self.held(tenant);
         let own = reserved.saturating_sub(held);
-        let free = self.budget.saturating_sub(self.held + (self.kept_free - own));
+        let free = budget.saturating_sub(self.held + (self.kept_free - own));
         most.map_or(free, |most| free.min(most.saturating_sub(held)))
     }
 
@@ -259,7 +290,7 @@ impl Accounts {
     /// at the pace of its own leases.
     pub fn expected_wait(&self, tenant: TenantId, ahead: u32) -> Option<Duration> {
         let account = self.tenants.get(usize::from(tenant.0))?;
-        let servers = account.held + self.room(tenant);
+        let servers = self.servers(tenant);
         let usual = account.share.usual();
         (usual > 0 && servers > 0).then(|| Duration::from_nanos(usual.saturating_mul(u64::from(ahead) + 1) / u64::from(servers)))
     }
@@ -267,7 +298,7 @@ impl Accounts {
     /// What of an expectation is sure.
     fn surely(&self, tenant: TenantId, expected: Duration, within: Duration) -> Option<Duration> {
         let account = self.tenants.get(usize::from(tenant.0))?;
-        account.surely(expected, account.held + self.room(tenant), within)
+        account.surely(expected, self.servers(tenant), within)
     }
 
     /// One more client of a tenant wants to wait behind `ahead` others, for as long as its tenant's clients may, and no longer than `within`. One whom an
@@ -354,10 +385,10 @@ impl Accounts {
             clients: total(|account| account.clients),
             queued,
             limit: limits.min().or(self.limits(TenantId(0)).wait),
-            expected: sum.usual_hold().map(|hold| hold * (queued + 1) / self.budget.max(1)),
+            expected: sum.usual_hold().map(|hold| hold * (queued + 1) / self.prospect.max(1)),
             in_all: true,
         };
-        sum.reading(around, |held| f64::from(self.budget) - held)
+        sum.reading(around, |held| f64::from(self.prospect) - held)
     }
 
     /// What can be told of each tenant that has clients, or has had lately.
@@ -377,7 +408,7 @@ impl Accounts {
                 in_all: false,
             };
             let others: u32 = self.tenants.iter().map(|account| account.limits.reserved).sum::<u32>() - limits.reserved;
-            let free = f64::from(self.budget.saturating_sub(others)) - all;
+            let free = f64::from(self.prospect.saturating_sub(others)) - all;
             let reading =
                 Sum::of(&account.lately).reading(around, |held| limits.most.map_or(free, |most| free.min(f64::from(most) - held)));
             (tenant, reading)

@@ -142,6 +142,8 @@ pub struct Upstream {
     pub failover_window: Duration,
     /// The hard budget.
     pub max_connections: u32,
+    /// How the budget is shared with other proxies, if it is.
+    pub share: Option<Share>,
     /// What the number of connections at work goes by.
     pub limit: LimitSetting,
     /// The least that an adaptive limit comes to.
@@ -174,6 +176,22 @@ pub struct Upstream {
     pub auth_query: Option<AuthQuery>,
     /// TLS toward it.
     pub tls: ServerTls,
+}
+
+impl Upstream {
+    /// How many connections there may be for `auth_query`.
+    pub fn auth_query_connections(&self) -> u32 {
+        self.control_connections.saturating_sub(1 + u32::from(self.share.is_some())).max(1)
+    }
+}
+
+/// How a budget is shared with other proxies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// A key of [`Config::users`], with a login of the proxy's own.
+    pub user: String,
+    /// The database in which its slots are held.
+    pub dbname: String,
 }
 
 /// How the server is asked for a user's verifier.

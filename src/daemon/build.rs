@@ -14,8 +14,8 @@ use crate::net::tls::{self, ClientTls, ClientTlsSource};
 use crate::net::{Address, Bound, HandedOver, ListenAt, ListenError, TlsSettingError, now};
 use crate::pool::ledger::{Ledger, LimitMode};
 use crate::pool::{self, Around, Job, Times, Upstream};
-use crate::session::{Certificate, House, PIN_LABELS};
-use crate::upstream::Target;
+use crate::session::{Certificate, House, PIN_LABELS, server_secret_of};
+use crate::upstream::{Login, Target};
 
 /// A house, ready to be lived in.
 #[derive(Debug)]
@@ -62,6 +62,9 @@ pub fn build(config: Config) -> anyhow::Result<Built> {
         let target = Target::new(upstream, &config.server_tcp).with_context(|| format!("upstream {}", upstream.name))?;
         house.add_upstream(|index| make_upstream(index, upstream, target, &limits, &house.metrics, &around));
     }
+    for upstream in config.upstreams.values() {
+        share_budget(&house, &upstream.name);
+    }
     let (mails, mail_queues): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     house.set_workers(mails);
     let mut handed_over = HandedOver::from_env();
@@ -103,6 +106,22 @@ pub fn make_upstream(
     ledger.set_limit_mode(limit_mode(upstream), now(), &mut Vec::new());
     let around = Around { numbers: metrics.upstream(&upstream.name), jobs: threads.jobs.clone(), mail: Arc::clone(&threads.mail) };
     Upstream::new((index, &upstream.name), ledger, target, times(upstream), around)
+}
+
+/// Has an upstream share its budget with other proxies, where the configuration says so; said again, its slots are held with the login that is right by then.
+pub fn share_budget(house: &House, name: &str) {
+    let config = house.config.load();
+    let share = config.upstreams.get(name).and_then(|upstream| upstream.share.as_ref());
+    if let (Some(share), Some(upstream)) = (share, house.upstream(name))
+        && let Some(user) = config.users.get(&share.user)
+    {
+        upstream.share_budget(Login {
+            user: user.server_user.clone().into_bytes(),
+            dbname: share.dbname.clone().into_bytes(),
+            replication: None,
+            secret: server_secret_of(user),
+        });
+    }
 }
 
 /// What an upstream's limit goes by.

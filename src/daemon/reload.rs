@@ -109,21 +109,27 @@ fn apply(house: &Arc<House>, threads: &Threads, config: Config, prepared: Prepar
     let names: Vec<String> = config.tenants.iter().map(|tenant| tenant.name.clone()).collect();
     house.metrics.set_tenants(&names);
     let limits = house.limits(&config);
+    let mut shared = Vec::new();
     for (name, target) in prepared.targets {
         let Some(configured) = config.upstreams.get(&name) else { continue };
-        match house.upstream(&name) {
-            Some(upstream) => {
-                upstream.set_target(target);
-                upstream.ledger.lock().set_failover_window(configured.failover_window);
-                upstream.times.store(Arc::new(build::times(configured)));
-                let mut steps = upstream.set_limits(now(), configured.max_connections, &limits, keep(configured));
-                upstream.ledger.lock().set_limit_mode(build::limit_mode(configured), now(), &mut steps);
-                upstream.post(&mut steps, None);
-            }
-            None => house.add_upstream(|index| build::make_upstream(index, configured, target, &limits, &house.metrics, threads)),
+        if let Some(upstream) = house.upstream(&name) {
+            upstream.set_target(target);
+            upstream.ledger.lock().set_failover_window(configured.failover_window);
+            upstream.times.store(Arc::new(build::times(configured)));
+            let mut steps = upstream.set_limits(now(), configured.max_connections, &limits, keep(configured));
+            upstream.ledger.lock().set_limit_mode(build::limit_mode(configured), now(), &mut steps);
+            upstream.post(&mut steps, None);
+            // Whether it is shared changes with a restart; with which password it is, at once.
+            shared.extend(upstream.sharing.get().is_some().then_some(name));
+        } else {
+            house.add_upstream(|index| build::make_upstream(index, configured, target, &limits, &house.metrics, threads));
+            shared.push(name);
         }
     }
     house.certificate.store(prepared.certificate.map(Arc::new));
     house.config.store(Arc::new(config));
     house.renew_logins();
+    for name in &shared {
+        build::share_budget(house, name);
+    }
 }

@@ -17,7 +17,7 @@ use crate::metrics::{
 };
 use crate::net::{Moment, now};
 use crate::pool::ledger::{PoolId, State};
-use crate::pool::{Pool, Upstream};
+use crate::pool::{Pool, Sharing, Upstream};
 use crate::session::House;
 
 /// When to come back while an upstream does not answer.
@@ -150,7 +150,8 @@ fn upstream_state(house: &House, upstream: &Upstream) -> UpstreamState {
     let tenants = by_tenant.iter().filter_map(|(id, reading)| Some((names.get(id)?.clone(), pressure(reading, is_down)))).collect();
     let pools = pools.iter().map(|pool| pool_state(pool, &counts, waiting.get(&pool.id).copied().unwrap_or(0))).collect();
     let pressure = pressure(&all, is_down);
-    UpstreamState { name: upstream.name.clone(), limit, suggested_limit, queue, pressure, tenants, pools }
+    let proxies = upstream.sharing.get().map(Sharing::proxies);
+    UpstreamState { name: upstream.name.clone(), limit, suggested_limit, proxies, queue, pressure, tenants, pools }
 }
 
 fn pressure_of(upstream: &Upstream) -> f64 {

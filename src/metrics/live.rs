@@ -31,6 +31,7 @@ struct Upstream<'a> {
     up: bool,
     limit: u32,
     suggested_limit: Option<u32>,
+    proxies: Option<u32>,
     connections: &'a By<ServerState, u64>,
     waiting: u64,
     #[serde(flatten)]
@@ -129,6 +130,7 @@ fn upstream_of<'a>(upstream: &'a UpstreamSnapshot, tenant: Option<&str>) -> Opti
         up: upstream.up,
         limit: upstream.limit,
         suggested_limit: upstream.suggested_limit,
+        proxies: upstream.proxies,
         connections: &upstream.connections,
         waiting,
         pressure,

@@ -29,6 +29,8 @@ pub struct UpstreamState {
     pub limit: u32,
     /// How many at work would be best, where that is looked for and known.
     pub suggested_limit: Option<u32>,
+    /// How many proxies share its budget, this one among them, where it is shared; 0 while that cannot be said.
+    pub proxies: Option<u32>,
     /// How many clients of which tenant wait for it; those that have none waiting may be left out.
     pub queue: Vec<(String, u64)>,
     /// How hard it is pressed.
@@ -130,6 +132,8 @@ pub struct UpstreamSnapshot {
     pub limit: u32,
     /// How many at work would be best, where that is looked for and known.
     pub suggested_limit: Option<u32>,
+    /// How many proxies share its budget, this one among them, where it is shared; 0 while that cannot be said.
+    pub proxies: Option<u32>,
     /// Its server connections, over all pools.
     pub connections: By<ServerState, u64>,
     /// Openings that have ended.
@@ -167,7 +171,7 @@ impl Process {
 
 impl UpstreamSnapshot {
     pub(super) fn new(state: UpstreamState, numbers: &UpstreamNumbers) -> Self {
-        let UpstreamState { name, limit, suggested_limit, queue, pressure, tenants, pools } = state;
+        let UpstreamState { name, limit, suggested_limit, proxies, queue, pressure, tenants, pools } = state;
         let queue = queue.into_iter().map(|(tenant, depth)| Queue { tenant, depth }).collect();
         Self {
             name,
@@ -175,6 +179,7 @@ impl UpstreamSnapshot {
             moves: numbers.retirements(),
             limit,
             suggested_limit,
+            proxies,
             connections: By::each(|state| pools.iter().map(|pool| pool.connections[state]).sum()),
             connects: By::each(|outcome| numbers.connects(outcome)),
             connect: numbers.connect.durations(),

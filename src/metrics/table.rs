@@ -128,7 +128,7 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         unit: "connections",
         labels: &[UPSTREAM],
-        help: "How many server connections the upstream may have, in whatever state.",
+        help: "How many server connections the upstream may have, in whatever state. Where its budget is shared with other proxies, this one's part.",
         read: |view, samples| each_upstream(view, |name, upstream| samples.count(&[name], upstream.limit.into())),
     },
     Family {
@@ -141,6 +141,20 @@ pub(super) const FAMILIES: &[Family] = &[
             each_upstream(view, |name, upstream| {
                 if let Some(suggested) = upstream.suggested_limit {
                     samples.count(&[name], suggested.into());
+                }
+            });
+        },
+    },
+    Family {
+        name: "pgweir_upstream_proxies",
+        kind: Kind::Gauge,
+        unit: "proxies",
+        labels: &[UPSTREAM],
+        help: "How many proxies share the upstream's budget, this one among them; 0 while the server cannot be asked. Nothing where the budget is not shared.",
+        read: |view, samples| {
+            each_upstream(view, |name, upstream| {
+                if let Some(proxies) = upstream.proxies {
+                    samples.count(&[name], proxies.into());
                 }
             });
         },

@@ -4,9 +4,9 @@
 //! These are ordinary connections of an ordinary pool (deadpool), beside the upstream's budget and within its `control_connections`; one of those is left
 //! to cancels. Answers are remembered for a moment, so that a storm of logins is one question.
 
-mod adopted;
 mod answers;
 mod desk;
+mod opener;
 mod row;
 
 use std::cell::RefCell;
@@ -68,11 +68,11 @@ impl AuthQueries {
         let question = configured.auth_query.as_ref()?;
         let mut desks = self.desks.borrow_mut();
         if let Some(desk) = desks.get(&upstream.name)
-            && desk.serves(upstream, question, configured.control_connections)
+            && desk.serves(upstream, question, configured.auth_query_connections())
         {
             return Some(Rc::clone(desk));
         }
-        let desk = Rc::new(Desk::open(upstream, question.clone(), configured.control_connections));
+        let desk = Rc::new(Desk::open(upstream, question.clone(), configured.auth_query_connections()));
         desks.insert(upstream.name.clone(), Rc::clone(&desk));
         Some(desk)
     }

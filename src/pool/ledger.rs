@@ -8,6 +8,7 @@
 //!
 //! It moves no bytes: it answers with `Step`s that its caller carries out after the lock is released.
 
+mod allotted;
 mod failing;
 mod leases;
 mod listening;
@@ -19,9 +20,11 @@ use std::time::Duration;
 
 use slab::Slab;
 
+pub use allotted::Needs;
 pub use leases::LimitMode;
 pub use words::{Aftermath, Answer, Claim, Failure, Keep, Next, PoolId, Presence, ServerId, State, Step, Waiter};
 
+use self::allotted::Allotment;
 use self::leases::Leases;
 use super::circuit::Circuit;
 use super::ramp::{Ramp, Trouble};
@@ -64,6 +67,8 @@ pub struct Ledger {
     configured: u32,
     /// The most that there may be just now.
     budget: u32,
+    /// This proxy's part of it, where it is shared with others.
+    allotment: Option<Allotment>,
     leases: Leases,
     began: Moment,
     workers: u16,
@@ -90,6 +95,7 @@ impl Ledger {
         Self {
             configured: budget,
             budget,
+            allotment: None,
             leases: Leases::new(budget),
             began: now,
             workers,
@@ -111,7 +117,7 @@ impl Ledger {
     /// Applies a new budget and new limits. Connections beyond a budget that shrank are closed as they become idle.
     pub fn set_limits(&mut self, budget: u32, limits: &[Limits], now: Moment, steps: &mut Vec<Step>) {
         self.configured = budget;
-        self.budget = budget;
+        self.budget = self.allotment.as_ref().map_or(budget, |allotment| budget.min(allotment.slots));
         self.accounts.set_limits(budget, limits);
         self.put_in_force(now, steps);
         while self.total() > self.budget && self.evict(now, None, steps) {}

@@ -250,7 +250,7 @@ impl Local {
             match step {
                 Step::Hand { server, to, .. } => self.give_away(upstream, server, to),
                 Step::Close { server, .. } => self.close_idle(upstream, server),
-                Step::Open { .. } => {}
+                Step::Open { .. } | Step::Ask => {}
             }
         }
     }

@@ -87,6 +87,11 @@ pub enum Job {
         /// The worker that waits for the end of it.
         worker: u16,
     },
+    /// Hold the slots of a budget that is shared.
+    Share {
+        /// The upstream.
+        upstream: Arc<Upstream>,
+    },
     /// Ask the server for a user's password.
     AuthQuery {
         /// The upstream.

@@ -2,6 +2,7 @@
 //!
 //! The ledger of an upstream decides and is shared by all threads; a worker's `Local` has the sockets; the control thread opens and cancels.
 
+mod adopted;
 mod auth_query;
 mod circuit;
 mod home;
@@ -11,9 +12,11 @@ mod local;
 mod mail;
 mod mend;
 mod opener;
+mod portion;
 mod profiles;
 mod ramp;
 mod shared;
+mod slots;
 pub mod switchboard;
 
 pub use auth_query::{AuthQueries, auth_query};
@@ -22,4 +25,4 @@ pub use local::{Attempt, Local, Unavailable, Wait, size_scratch, with_scratch};
 pub use mail::{Inbox, Job, Jobs, Mail, Mailbox, mailbox};
 pub use opener::{probe, serve as serve_jobs};
 pub use profiles::{Profile, Profiles};
-pub use shared::{Around, Open, Pool, PoolKey, ServerEntry, Times, Upstream};
+pub use shared::{Around, Open, Pool, PoolKey, ServerEntry, Sharing, Times, Upstream};

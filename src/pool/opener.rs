@@ -34,6 +34,9 @@ pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
                     upstream.send(worker, Mail::CancelDone { card });
                 });
             }
+            Job::Share { upstream } => {
+                tokio::task::spawn_local(super::slots::hold(upstream));
+            }
             Job::AuthQuery { upstream, config, user, reply } => {
                 let auth_queries = Rc::clone(&auth_queries);
                 tokio::task::spawn_local(async move {

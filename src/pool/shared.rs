@@ -1,12 +1,13 @@
 //! What all threads share of an upstream and of its pools.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::home::{Home, QueueTime};
 use super::ledger::{Failure, Keep, Ledger, PoolId, ServerId, State, Step, Waiter};
@@ -56,6 +57,8 @@ pub struct Upstream {
     pub keys: Mutex<KeyCache>,
     /// Turns for cancels: one is under way at a time (H6), on the one control connection that is theirs.
     pub cancels: Semaphore,
+    /// How its budget is shared with other proxies, if it is.
+    pub sharing: OnceLock<Sharing>,
     /// Its numbers.
     pub numbers: Arc<UpstreamNumbers>,
     pools: RwLock<Directory>,
@@ -89,6 +92,26 @@ pub struct ServerEntry {
     pub since: Duration,
     /// What it is; nothing while it is being opened.
     pub open: Option<Open>,
+}
+
+/// How a budget is shared with other proxies.
+#[derive(Debug)]
+pub struct Sharing {
+    /// As whom its slots are held.
+    pub(super) login: ArcSwap<Login>,
+    /// Clients wait for more connections than it has slots for, or the server is elsewhere.
+    pub(super) more: Notify,
+    /// The server is elsewhere: slots are to be held there.
+    pub(super) has_moved: AtomicBool,
+    /// How many proxies share it, this one among them, as far as is known; 0 while nothing is.
+    pub(super) proxies: AtomicU32,
+}
+
+impl Sharing {
+    /// How many proxies share the budget, this one among them; 0 while that cannot be said.
+    pub fn proxies(&self) -> u32 {
+        self.proxies.load(Ordering::Relaxed)
+    }
 }
 
 /// An upstream's timeouts.
@@ -158,6 +181,7 @@ impl Upstream {
             times: ArcSwap::from_pointee(times),
             keys: Mutex::new(KeyCache::new(REMEMBERED_KEYS)),
             cancels: Semaphore::new(1),
+            sharing: OnceLock::new(),
             numbers,
             pools: RwLock::default(),
             cards: Mutex::default(),
@@ -242,6 +266,12 @@ impl Upstream {
                 self.send(at, Mail::Close { upstream: Arc::clone(self), server });
                 false
             }
+            Step::Ask => {
+                if let Some(sharing) = self.sharing.get() {
+                    sharing.more.notify_one();
+                }
+                false
+            }
         });
     }
 
@@ -312,6 +342,10 @@ impl Upstream {
         let mut steps = Vec::new();
         self.ledger.lock().retire(now(), &mut steps);
         self.numbers.retired();
+        if let Some(sharing) = self.sharing.get() {
+            sharing.has_moved.store(true, Ordering::Release);
+            sharing.more.notify_one();
+        }
         for pool in &self.pools.read().by_id {
             // Another server may report other settings at login.
             pool.profiles.lock().clear();
@@ -360,6 +394,44 @@ impl Upstream {
         }
         if aftermath.is_back {
             self.is_back();
+        }
+        self.tell(&aftermath.dismissed, &why);
+        self.post(&mut steps, None);
+    }
+
+    /// Its budget is shared with other proxies from now on, in a session that is logged in to like this: nothing is opened before it holds slots for that. Said again, it
+    /// is how the next such session is logged in to.
+    pub fn share_budget(self: &Arc<Self>, login: Login) {
+        if let Some(sharing) = self.sharing.get() {
+            sharing.login.store(Arc::new(login));
+            return;
+        }
+        let sharing = Sharing {
+            login: ArcSwap::from_pointee(login),
+            more: Notify::new(),
+            has_moved: AtomicBool::new(false),
+            proxies: AtomicU32::new(0),
+        };
+        if self.sharing.set(sharing).is_ok() {
+            self.ledger.lock().share(now());
+            self.ask(Job::Share { upstream: Arc::clone(self) });
+        }
+    }
+
+    /// Nobody can say how much of the shared budget is this proxy's: what is open goes on, and nothing more is opened.
+    pub(super) fn cannot_share(self: &Arc<Self>, why: Broken) {
+        let why = Arc::new(why);
+        *self.failure.lock() = Some(Arc::clone(&why));
+        let mut steps = Vec::new();
+        let aftermath = {
+            let mut ledger = self.ledger.lock();
+            let open = ledger.total();
+            ledger.allot(open, open, now(), &mut steps);
+            ledger.cannot_be_allotted(now())
+        };
+        if aftermath.is_down {
+            *self.queue_time.lock() = QueueTime::Stands;
+            self.numbers.set_up(false);
         }
         self.tell(&aftermath.dismissed, &why);
         self.post(&mut steps, None);

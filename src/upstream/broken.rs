@@ -85,6 +85,9 @@ pub enum Broken {
     /// The server could not be asked for a user's password; the reason is for the log only.
     #[error("auth_query failed: {0}")]
     AuthQuery(Arc<str>),
+    /// Nobody can say how much of a shared budget is this proxy's; the reason is for the log only.
+    #[error("the slots of the shared budget cannot be had: {0}")]
+    Slots(Arc<str>),
     /// The server is not of the kind that is wanted.
     #[error("{host} is {is}, and {wanted} is wanted (`target_session_attrs`)")]
     WrongRole {
@@ -135,6 +138,7 @@ impl Broken {
             | Self::Malformed(_)
             | Self::WrongRole { .. }
             | Self::NoneOf(_)
+            | Self::Slots(_)
             | Self::TimedOut(_) => Kind::Unreachable,
         }
     }

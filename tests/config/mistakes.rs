@@ -133,6 +133,26 @@ fn tokens_take_no_password_and_want_a_verified_server() {
 }
 
 #[test]
+fn a_budget_is_shared_by_somebody_who_can_log_in() {
+    let main = |lines: &str| LEAST.replace("host =", &format!("{lines}\nhost ="));
+    let shared = load(&main("share_budget = true"), &[]).unwrap().config;
+    let share = shared.upstreams["main"].share.as_ref().unwrap();
+    assert_eq!((share.user.as_str(), share.dbname.as_str()), ("app", "postgres"), "there is only one");
+    expect(&main("share_user = \"app\""), &[("\"app\"", "it is not shared", "share_budget = true")]);
+    expect(&main("share_budget = true\nshare_user = \"ap\""), &[("\"ap\"", "no user `ap`", "did you mean \"app\"?")]);
+    expect(&main("share_budget = true\nlimit = \"adaptive\""), &[("\"adaptive\"", "cannot have an adaptive limit", "\"observe\"")]);
+    let one = "share_budget = true\ncontrol_connections = 1";
+    expect(&main(one), &[("1", "leaves none for the slots", "at least 2")]);
+    let asks = "share_budget = true\nauth_user = \"asker\"\ncontrol_connections = 2";
+    expect(&main(asks), &[("2", "leaves none for the slots", "at least 3")]);
+    let two = main("share_budget = true") + "[users.b]\npassword = \"x\"\n";
+    expect(&two, &[("true", "not said as whom", "share_user = \"app\" or \"b\"")]);
+    let verifier = "[users.b]\nverifier = \"md5a3c2f1f8a3c2f1f8a3c2f1f8a3c2f1f8\"\n";
+    let none = main("share_budget = true\nshare_user = \"b\"") + verifier;
+    expect(&none, &[("\"b\"", "nothing to log in with as `b`", "server_password")]);
+}
+
+#[test]
 fn numbers_must_agree_with_each_other() {
     let main = |line: &str| LEAST.replace("host =", &format!("{line}\nhost ="));
     expect(&main("min_idle = 50"), &[("50", "more than `max_connections` (40)", "at most 40")]);

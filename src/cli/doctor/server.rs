@@ -124,16 +124,16 @@ fn remedy(why: &Broken) -> &'static str {
 }
 
 fn budget(about: &str, upstream: &config::Upstream, replicas: u32, answers: &Answers, findings: &mut Findings) {
-    let ours = i64::from(upstream.max_connections + upstream.control_connections) * i64::from(replicas.max(1));
+    // A budget that is shared is that of all of them.
+    let pools = if upstream.share.is_some() { 1 } else { i64::from(replicas.max(1)) };
+    let control = i64::from(upstream.control_connections) * i64::from(replicas.max(1));
+    let ours = i64::from(upstream.max_connections) * pools + control;
     let reserved = answers.number(2) + answers.number(3);
     let room = answers.number(1) - reserved;
     let proxies = if replicas > 1 { format!("{replicas} proxies want") } else { "the proxy wants".to_owned() };
     let sum = format!("{proxies} up to {ours} connections, and the server has {} less {reserved} that are reserved", answers.number(1));
     if ours > room {
-        let remedy = format!(
-            "max_connections = {} at most, or more at the server",
-            (room / i64::from(replicas.max(1)) - i64::from(upstream.control_connections)).max(1)
-        );
+        let remedy = format!("max_connections = {} at most, or more at the server", ((room - control) / pools).max(1));
         findings.add(Grade::Wrong, about, sum, remedy);
     } else if ours * 10 > room * 9 {
         findings.add(
@@ -149,7 +149,7 @@ fn budget(about: &str, upstream: &config::Upstream, replicas: u32, answers: &Ans
         (answers.number(13), "the role's", "ALTER ROLE .. CONNECTION LIMIT"),
         (answers.number(15), "the database's", "ALTER DATABASE .. CONNECTION LIMIT"),
     ] {
-        if limit >= 0 && limit < i64::from(upstream.max_connections) * i64::from(replicas.max(1)) {
+        if limit >= 0 && limit < i64::from(upstream.max_connections) * pools {
             findings.add(
                 Grade::Risk,
                 about,

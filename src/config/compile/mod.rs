@@ -5,6 +5,7 @@ mod api;
 mod legs;
 mod login;
 mod secrets;
+mod share;
 mod tenant;
 mod tokens;
 mod upstream;

@@ -33,6 +33,7 @@ impl Compiling<'_, '_> {
                 target_session_attrs: written.target_session_attrs,
                 failover_window: written.failover_window.0,
                 max_connections: written.max_connections,
+                share: self.share(&at, written),
                 limit: written.limit,
                 limit_min: written.limit_min,
                 control_connections: written.control_connections,

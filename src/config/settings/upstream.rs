@@ -82,6 +82,22 @@ pub struct UpstreamSettings {
     /// applies: at once
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: u32,
+    /// Whether `max_connections` is one budget for all proxies together that share it (replicas, or a new process beside the old one), rather than each one's own. They
+    /// need nothing but the server for that: each slot of the budget is an advisory lock there. Who has clients waiting takes what is free or what another leaves idle, and
+    /// where all want more each has an equal part. They must have the same name for this upstream, and the same `share_dbname`.
+    ///
+    /// applies: restart
+    pub share_budget: bool,
+    /// As which of the `users` the slots of a shared budget are held: one whose password the proxy has, or whose `server_auth` is `"rds-iam"`. The role needs no rights
+    /// but to connect to `share_dbname`. Where it is not set it is the only such user.
+    ///
+    /// applies: restart
+    #[schemars(example = &"app")]
+    pub share_user: Option<String>,
+    /// The database in which the slots of a shared budget are held.
+    ///
+    /// applies: restart
+    pub share_dbname: String,
     /// What the number of server connections at work goes by. A server does the most with so many at work, and beyond that only lets each wait for the others. Where
     /// clients wait, `"adaptive"` compares the limit with others by turns and keeps to the best, the lower one between equals; while nobody waits it changes nothing.
     ///
@@ -92,7 +108,8 @@ pub struct UpstreamSettings {
     /// applies: at once
     #[schemars(range(min = 1, max = 100_000))]
     pub limit_min: u32,
-    /// Connections on top of the budget: one for cancel requests, which are delivered one at a time, and the others (at least one) for `auth_query`.
+    /// Connections on top of the budget, for each proxy: one for cancel requests, which are delivered one at a time, one for the slots of a shared budget, if it is
+    /// shared, and the others (at least one) for `auth_query`.
     ///
     /// applies: at once
     #[schemars(range(min = 1, max = 1_000))]
@@ -192,6 +209,9 @@ impl Default for UpstreamSettings {
             target_session_attrs: None,
             failover_window: Period::secs(5),
             max_connections: 40,
+            share_budget: false,
+            share_user: None,
+            share_dbname: "postgres".to_owned(),
             limit: LimitSetting::Fixed,
             limit_min: 1,
             control_connections: 2,

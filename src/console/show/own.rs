@@ -46,7 +46,7 @@ pub(super) const PINS: [Column; 4] = [text("tenant"), text("reason"), int("clien
 
 pub(super) const FAULTS: [Column; 3] = [text("tenant"), text("fault"), big("total")];
 
-pub(super) const UPSTREAMS: [Column; 15] = [
+pub(super) const UPSTREAMS: [Column; 16] = [
     text("upstream"),
     int("up"),
     text("limit"),
@@ -62,6 +62,7 @@ pub(super) const UPSTREAMS: [Column; 15] = [
     int("waiting"),
     real("pressure"),
     big("moves"),
+    int("proxies"),
 ];
 
 pub(super) fn tenants(view: &View) -> Vec<Row> {
@@ -166,6 +167,7 @@ pub(super) fn upstreams(view: &View) -> Vec<Row> {
             upstream.queue.iter().map(|queue| queue.depth).sum::<u64>().into(),
             upstream.pressure.pressure.into(),
             upstream.moves.into(),
+            upstream.proxies.into(),
         ]
     });
     rows.collect()

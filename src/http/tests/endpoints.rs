@@ -39,6 +39,7 @@ fn pressure_is_json_by_upstream_and_tenant() {
         name: "main".to_owned(),
         limit: 20,
         suggested_limit: None,
+        proxies: None,
         queue: Vec::new(),
         pressure: pressure(0.75),
         tenants: vec![("acme".to_owned(), pressure(0.5))],

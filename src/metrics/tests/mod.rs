@@ -56,6 +56,7 @@ fn main_upstream() -> UpstreamState {
         name: "main".to_owned(),
         limit: 40,
         suggested_limit: Some(12),
+        proxies: Some(2),
         queue: vec![("acme".to_owned(), 7)],
         pressure: pressure(0.75),
         tenants: vec![("acme".to_owned(), pressure(0.5))],

@@ -9,11 +9,11 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Config, Row};
 use zeroize::Zeroizing;
 
-use super::adopted::{Opener, cause};
 use super::answers::{Answer, Answers, PAUSE};
-use super::row;
+use super::{opener::Opener, row};
 use crate::config::AuthQuery;
 use crate::net::{Moment, now};
+use crate::pool::adopted;
 use crate::pool::shared::Upstream;
 use crate::upstream::{Broken, Login, ServerSecret};
 
@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_mins(1);
 pub(super) struct Desk {
     question: AuthQuery,
     upstream: Arc<Upstream>,
-    control_connections: u32,
+    connections: u32,
     pool: Pool,
     answers: RefCell<Answers>,
     /// Why no connection could be had, and until when that is taken for granted.
@@ -38,7 +38,7 @@ pub(super) struct Desk {
 
 impl Desk {
     /// A desk without a connection yet.
-    pub(super) fn open(upstream: &Arc<Upstream>, question: AuthQuery, control_connections: u32) -> Self {
+    pub(super) fn open(upstream: &Arc<Upstream>, question: AuthQuery, connections: u32) -> Self {
         let secret = question
             .password
             .as_ref()
@@ -47,7 +47,7 @@ impl Desk {
         let opener = Opener { upstream: Arc::clone(upstream), login, limit: LIMIT };
         // A connection is as good as its last answer; one round trip more would not make it better.
         let manager = Manager::from_connect(Config::new(), opener, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let most = usize::try_from(control_connections).unwrap_or(usize::MAX).saturating_sub(1).max(1);
+        let most = usize::try_from(connections).unwrap_or(usize::MAX);
         let opening = upstream.target().options.timeout + LIMIT;
         let pool = Pool::builder(manager)
             .max_size(most)
@@ -58,19 +58,12 @@ impl Desk {
             .build();
         let pool = pool.unwrap_or_else(|_| unreachable!("a pool with a runtime can have timeouts"));
         tokio::task::spawn_local(close_idle(pool.weak()));
-        Self {
-            question,
-            upstream: Arc::clone(upstream),
-            control_connections,
-            pool,
-            answers: RefCell::default(),
-            unreachable: RefCell::default(),
-        }
+        Self { question, upstream: Arc::clone(upstream), connections, pool, answers: RefCell::default(), unreachable: RefCell::default() }
     }
 
     /// Whether it asks this upstream this question over as many connections.
-    pub(super) fn serves(&self, upstream: &Arc<Upstream>, question: &AuthQuery, control_connections: u32) -> bool {
-        Arc::ptr_eq(&self.upstream, upstream) && self.question == *question && self.control_connections == control_connections
+    pub(super) fn serves(&self, upstream: &Arc<Upstream>, question: &AuthQuery, connections: u32) -> bool {
+        Arc::ptr_eq(&self.upstream, upstream) && self.question == *question && self.connections == connections
     }
 
     /// The answer, perhaps of a moment ago. Cancel safe: another who waits for the same goes on asking.
@@ -145,17 +138,8 @@ fn is_survivable(severity: tokio_postgres::error::Severity) -> bool {
     !matches!(severity, Severity::Fatal | Severity::Panic)
 }
 
-/// What clients may be told apart by. What the server said is about a role and a query that are no business of theirs, and so is for the log alone.
 fn broken(error: &tokio_postgres::Error) -> Broken {
-    match cause(error) {
-        Some(Broken::Refused(error)) => Broken::AuthQuery(error.fields().message().into()),
-        Some(why) => why,
-        None => match error.as_db_error() {
-            Some(said) => Broken::AuthQuery(format!("{} ({})", said.message(), said.code().code()).into()),
-            None if error.is_closed() => Broken::Closed,
-            None => Broken::AuthQuery(error.to_string().into()),
-        },
-    }
+    adopted::broken(error, Broken::AuthQuery)
 }
 
 /// Closes connections that nobody has needed for a while, until the pool is gone.

@@ -18,7 +18,7 @@ impl Ledger {
         self.live(|of| of == pool) > 0
     }
 
-    fn has_any_live(&self) -> bool {
+    pub(super) fn has_any_live(&self) -> bool {
         self.live(|_| true) > 0
     }
 

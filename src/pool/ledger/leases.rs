@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::allotted::Allotment;
 use super::{Ledger, PoolId, Step};
 use crate::admission::{Levels, Limiter, Pick, Sight};
 use crate::net::Moment;
@@ -107,7 +108,7 @@ impl Ledger {
 
     /// Applies what the search wants now.
     pub(super) fn put_in_force(&mut self, now: Moment, steps: &mut Vec<Step>) {
-        let (connections, leases) = match &mut self.leases.mode {
+        let (mut connections, mut leases) = match &mut self.leases.mode {
             Search::Adapting { least, limiter } => {
                 // What is reserved is always there, and one for those who have reserved nothing.
                 limiter.set_bounds((*least).max(self.accounts.all_reserved() + 1), self.configured);
@@ -115,9 +116,14 @@ impl Ledger {
             }
             Search::None | Search::Observing(_) => (self.configured, self.configured),
         };
+        let mut prospect = leases;
+        if let Some(Allotment { slots, prospect: most, .. }) = &self.allotment {
+            (connections, leases, prospect) = (connections.min(*slots), leases.min(*slots), leases.min(*most.max(slots)));
+        }
         if (connections, self.lendable(leases)) != (self.budget, self.accounts.budget()) {
             self.force(connections, leases, now, steps);
         }
+        self.accounts.set_prospect(self.lendable(prospect));
     }
 
     /// So many connections, and so many leases, from now on.

@@ -95,6 +95,9 @@ impl Ledger {
         if self.idle > 0 {
             self.serve_all_from_idle(now, steps);
         }
+        if self.waiting > 0 {
+            self.ask_for_more(steps);
+        }
         if self.waiting > 0 && (self.total() < self.budget || (self.idle > 0 && now >= self.look_again)) {
             self.provide_somehow(now, steps);
         }

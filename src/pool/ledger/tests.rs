@@ -1,5 +1,6 @@
 //! The ledger's invariants under random histories, and the rules one by one.
 
+mod allotted;
 mod failing;
 mod leases;
 mod simulation;
@@ -27,6 +28,8 @@ struct World {
     budget: u32,
     limits: Vec<Limits>,
     paused: HashSet<PoolId>,
+    /// How often it was asked for more of a budget that is shared.
+    asked: u32,
 }
 
 impl World {
@@ -47,6 +50,7 @@ impl World {
             budget,
             limits: limits.to_vec(),
             paused: HashSet::new(),
+            asked: 0,
         }
     }
 
@@ -71,6 +75,7 @@ impl World {
                 Step::Hand { server, to, .. } => self.granted(server, to),
                 Step::Open { server, .. } => self.opening.push(server),
                 Step::Close { server, .. } => self.closing.push(server),
+                Step::Ask => self.asked += 1,
             }
         }
         self.check();

@@ -70,6 +70,8 @@ pub enum Step {
         /// The worker that has it.
         at: u16,
     },
+    /// Ask for more of a budget that is shared: somebody waits.
+    Ask,
 }
 
 /// What a client asks with.

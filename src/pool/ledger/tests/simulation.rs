@@ -265,6 +265,7 @@ impl Simulation {
                 Step::Hand { server, to, .. } => self.hand(server, to),
                 Step::Open { server, .. } => self.at(OPENING, Event::Opened(server)),
                 Step::Close { server, .. } => self.at(CLOSING, Event::Closed(server)),
+                Step::Ask => {}
             }
         }
     }

@@ -1,73 +1,67 @@
-//! Connections for the pool of `auth_query`: opened and logged in to exactly as those for clients are (the same TLS rules, channel binding, limits on
-//! SCRAM's iterations, no password in the clear), then handed to tokio-postgres, which insists on logging in itself: it is played the end of a login.
+//! Connections of the proxy's own, for `auth_query` and for the slots of a shared budget: opened and logged in to exactly as those for clients are (the same TLS rules,
+//! channel binding, limits on SCRAM's iterations, no password in the clear), then handed to tokio-postgres, which insists on logging in itself: it is played the end of a login.
 
 use std::error::Error as _;
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use deadpool_postgres::Connect;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, Error, NoTls};
 
+use super::shared::Upstream;
 use crate::net::Io;
-use crate::pool::shared::Upstream;
 use crate::upstream::{Broken, Login};
 
 /// `AuthenticationOk` and `ReadyForQuery`: all that tokio-postgres must hear before it asks anything.
 const LOGIN_IS_DONE: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 
-/// What every connection is set to before it is used: no setting of the role's or the database's may change what the question means or how long it takes.
-/// `pg_temp` is named so that it is searched last, not first.
-fn settings(limit: std::time::Duration) -> String {
-    format!(
-        "SET search_path = pg_catalog, pg_temp; SET client_encoding = 'UTF8'; SET application_name = 'pgweir auth_query'; \
-         SET statement_timeout = {limit}; SET lock_timeout = {limit}",
-        limit = limit.as_millis()
-    )
+/// A connection to an upstream that is logged in to like this and has these `settings`, with the task that serves it.
+///
+/// Cancel safe: a dropped future closes what it opened.
+///
+/// # Errors
+/// Why there is none; [`cause`] tells more.
+pub(super) async fn adopt(upstream: &Arc<Upstream>, login: &Login, settings: &str) -> Result<(Client, JoinHandle<()>), Error> {
+    let stream = match Box::pin(upstream.connect(login)).await {
+        Ok(fresh) => Adopted::Greeting(fresh.io, LOGIN_IS_DONE),
+        Err(why) => Adopted::Broken(why),
+    };
+    // The user is a formality: the login is over.
+    let mut formal = Config::new();
+    formal.user("adopted").ssl_mode(SslMode::Disable);
+    let (client, connection) = formal.connect_raw(stream, NoTls).await?;
+    let task = tokio::spawn(async move {
+        // Whoever uses the client hears of it, too.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection of the proxy's own ended");
+        }
+    });
+    if let Err(error) = client.batch_execute(settings).await {
+        task.abort();
+        return Err(error);
+    }
+    Ok((client, task))
 }
 
-/// Opens connections to one upstream as the role that asks.
-pub(super) struct Opener {
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) login: Login,
-    /// How long a question may take.
-    pub(super) limit: std::time::Duration,
-}
-
-impl Connect for Opener {
-    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
-        Box::pin(async move {
-            let stream = match Box::pin(self.upstream.connect(&self.login)).await {
-                Ok(fresh) => Adopted::Greeting(fresh.io, LOGIN_IS_DONE),
-                Err(why) => Adopted::Broken(why),
-            };
-            // The user is a formality: the login is over.
-            let mut formal = Config::new();
-            formal.user("adopted").ssl_mode(SslMode::Disable);
-            let (client, connection) = formal.connect_raw(stream, NoTls).await?;
-            let task = tokio::spawn(async move {
-                // Whoever uses the client hears of it, too.
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection for auth_query ended");
-                }
-            });
-            let set = client.batch_execute(&settings(self.limit)).await;
-            if let Err(error) = set {
-                task.abort();
-                return Err(error);
-            }
-            Ok((client, task))
-        })
+/// What went wrong. What the server said is about a role and a query that are no business of clients, and so is for the log alone: `told` makes that of it.
+pub(super) fn broken(error: &Error, told: fn(Arc<str>) -> Broken) -> Broken {
+    match cause(error) {
+        Some(Broken::Refused(error)) => told(error.fields().message().into()),
+        Some(why) => why,
+        None => match error.as_db_error() {
+            Some(said) => told(format!("{} ({})", said.message(), said.code().code()).into()),
+            None if error.is_closed() => Broken::Closed,
+            None => told(error.to_string().into()),
+        },
     }
 }
 
 /// What really went wrong, where tokio-postgres only says that its stream failed.
-pub(super) fn cause(error: &Error) -> Option<Broken> {
+fn cause(error: &Error) -> Option<Broken> {
     let io = error.source()?.downcast_ref::<io::Error>()?;
     let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<Broken>());
     Some(inner.cloned().unwrap_or_else(|| Broken::from(io::Error::new(io.kind(), io.to_string()))))
@@ -75,7 +69,7 @@ pub(super) fn cause(error: &Error) -> Option<Broken> {
 
 /// A connection that is logged in to already, as a stream.
 #[derive(Debug)]
-pub(super) enum Adopted {
+enum Adopted {
     /// It did not come about: tokio-postgres's errors can only be made by letting it fail.
     Broken(Broken),
     /// What is still to be played. Until it is heard, what is written is the startup packet, which is for nobody.
