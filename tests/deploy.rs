@@ -98,16 +98,19 @@ fn what_kubernetes_mounts_is_a_configuration() {
     fs::write(&file, lines.replace("/run/secrets/pgweir", folder.path().to_str().unwrap())).unwrap();
     let config = load(Some(&file), &[]);
     assert_eq!(config.console.admin_users, ["ops"]);
+    assert!(config.upstreams["main"].share.is_some());
     let sidecar = example("kubernetes/sidecar.yaml");
-    for name in ["PGWEIR_LISTEN__POSTGRES", "PGWEIR_UPSTREAMS__MAIN__MAX_CONNECTIONS"] {
+    for name in ["PGWEIR_LISTEN__POSTGRES", "PGWEIR_UPSTREAMS__MAIN__MAX_CONNECTIONS", "PGWEIR_UPSTREAMS__MAIN__SHARE_BUDGET"] {
         assert!(sidecar.contains(name));
     }
     let variables = [
         ("PGWEIR_LISTEN__POSTGRES", "127.0.0.1:6432"),
-        ("PGWEIR_UPSTREAMS__MAIN__MAX_CONNECTIONS", "10"),
+        ("PGWEIR_UPSTREAMS__MAIN__MAX_CONNECTIONS", "40"),
+        ("PGWEIR_UPSTREAMS__MAIN__SHARE_BUDGET", "true"),
         ("PGWEIR_UPSTREAM", "postgres://app:x@db/app"),
     ];
-    assert_eq!(load(None, &variables).upstreams["main"].max_connections, 10);
+    let upstream = &load(None, &variables).upstreams["main"];
+    assert_eq!((upstream.max_connections, upstream.share.as_ref().map(|share| share.user.as_str())), (40, Some("app")));
 }
 
 #[test]
@@ -115,10 +118,11 @@ fn what_ecs_sets_is_a_configuration_and_its_alarm_reads_a_line_that_is_logged() 
     let text = example("ecs/pgweir.yaml");
     let named: Vec<&str> =
         text.lines().filter_map(|line| line.trim().strip_prefix("- { Name: PGWEIR_")).map(|rest| rest.split(',').next().unwrap()).collect();
-    assert_eq!(named.len(), 9);
+    assert_eq!(named.len(), 10);
     let value = |name: &str| match name {
         "UPSTREAMS__MAIN__PORT" => "5432",
         "UPSTREAMS__MAIN__MAX_CONNECTIONS" => "40",
+        "UPSTREAMS__MAIN__SHARE_BUDGET" => "true",
         "DATABASES__APP__UPSTREAM" => "main",
         "TLS__SERVER__MODE" => "require",
         "LOG__FORMAT" => "json",
@@ -127,7 +131,7 @@ fn what_ecs_sets_is_a_configuration_and_its_alarm_reads_a_line_that_is_logged() 
     let variables: Vec<(String, &str)> = named.iter().map(|name| (format!("PGWEIR_{name}"), value(name))).collect();
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let config = load(None, &variables);
-    assert!(config.listen.api.is_none());
+    assert!(config.listen.api.is_none() && config.upstreams["main"].share.is_some());
     // With SQL over HTTP, whose TLS the load balancer ends.
     let more = [("PGWEIR_LISTEN__API", "0.0.0.0:8443"), ("PGWEIR_API__ALLOW_PLAINTEXT", "true")];
     for (name, value) in more {

@@ -205,7 +205,8 @@ async fn where_no_slots_can_be_held_clients_hear_so_until_they_can() {
     let pg = server().await;
     pg.sql("ALTER ROLE holder NOLOGIN").await;
     let mut proxy = sharing(&pg).start_unready().await;
-    let refused = in_time("it is answered", Wire::login(&proxy, "app", "secret", "app")).await.err().unwrap();
+    let login_of_app = Box::pin(Wire::login(&proxy, "app", "secret", "app"));
+    let refused = in_time("it is answered", login_of_app).await.err().unwrap();
     let said = refused.to_string();
     assert_eq!(refused.code(), "57P03", "{said}");
     assert!(said.contains("shared budget") && !said.contains("holder"), "{said}");

@@ -120,7 +120,7 @@ impl Ledger {
         self.budget = self.allotment.as_ref().map_or(budget, |allotment| budget.min(allotment.slots));
         self.accounts.set_limits(budget, limits);
         self.put_in_force(now, steps);
-        while self.total() > self.budget && self.evict(now, None, steps) {}
+        self.shrink(now, steps);
         self.look_again = now;
         self.provide(now, steps);
     }
@@ -305,7 +305,7 @@ impl Ledger {
         let book = &self.servers[server.0 as usize];
         let is_old = book.generation != self.generation || book.retire_at.is_some_and(|at| now >= at);
         let pool = &self.pools[book.pool.0 as usize];
-        is_old || pool.keep.once || pool.paused || self.total() > self.budget
+        is_old || pool.keep.once || pool.paused || self.has_too_many()
     }
 
     /// A holder has gone and its connection is being put in order.
@@ -366,7 +366,7 @@ impl Ledger {
             // A connection for one client is that client's or nobody's.
             let entry = self.pools[pool.0 as usize].line.next(&mut self.accounts, worker, now);
             entry.map_or(Next::Close, |entry| Next::Hand(self.lease(now, server, &entry)))
-        } else if self.total() > self.budget {
+        } else if self.has_too_many() {
             Next::Close
         } else if let Some(entry) = self.pools[pool.0 as usize].line.next(&mut self.accounts, worker, now) {
             // Whatever other pools want: it was opened for this one.

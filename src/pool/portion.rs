@@ -17,7 +17,9 @@ pub struct Portion {
 pub struct Own {
     /// How many slots it holds.
     pub held: u32,
-    /// How many it would like to hold: those whose connections are open, and one for each client that waits.
+    /// How many it has a use for: those whose connections are open, and one for each client that waits.
+    pub wanted: u32,
+    /// The same, and some for clients to come, which are not worth anything that others may want.
     pub desired: u32,
     /// How many it cannot do without: those whose connections are at work, or kept for somebody.
     pub least: u32,
@@ -36,16 +38,18 @@ pub struct Decision {
 
 /// What one proxy does next, of those that share `budget` slots.
 pub fn decide(budget: u32, own: Own, others: &[Portion]) -> Decision {
-    let wants = own.desired.saturating_sub(own.held);
+    let wants = own.wanted.saturating_sub(own.held);
     let free = budget.saturating_sub(others.iter().fold(own.held, |sum, other| sum.saturating_add(other.held)));
-    let demand = if wants > 0 { own.desired } else { own.held.min(own.least) };
+    let demand = if wants > 0 { own.wanted } else { own.held.min(own.least) };
     let demands = others.iter().map(|other| other.held.saturating_add(other.wants)).chain([demand]);
     let fair = equal_part(budget, &demands.collect::<Vec<_>>());
     // What is due to others before anybody has more than an equal part.
     let due = others.iter().map(|other| other.wants.min(fair.saturating_sub(other.held))).fold(0, u32::saturating_add);
     let take = wants.min(free).min(free.saturating_sub(due).max(fair.saturating_sub(own.held)));
+    let others_want = others.iter().fold(0, |sum: u32, other| sum.saturating_add(other.wants));
+    let take = take.max(own.desired.saturating_sub(own.held).min(free.saturating_sub(others_want)));
 
-    let unmet = others.iter().fold(0, |sum: u32, other| sum.saturating_add(other.wants)).saturating_sub(free);
+    let unmet = others_want.saturating_sub(free);
     let content = others.iter().filter(|other| other.wants == 0).map(|other| other.held).fold(own.held, u32::saturating_add);
     let spare = if wants == 0 { own.held.saturating_sub(own.least).min(part_of(unmet, own.held, content)) } else { 0 };
     let beyond = own.held.saturating_sub(fair);
@@ -84,7 +88,8 @@ mod tests {
         let (held, needs) = all[at];
         let others = all.iter().enumerate().filter(|(other, _)| *other != at);
         let others = others.map(|(_, (held, needs))| Portion { held: *held, wants: needs.saturating_sub(*held) }).collect();
-        (Own { held, desired: held.max(needs), least: needs }, others)
+        let wanted = held.max(needs);
+        (Own { held, wanted, desired: wanted.max(2), least: needs }, others)
     }
 
     /// Lets them decide one after the other; whether anything changed.
@@ -103,7 +108,7 @@ mod tests {
     #[test]
     fn who_wants_takes_what_is_free_and_then_what_others_can_spare() {
         let portion = |held, wants| Portion { held, wants };
-        let own = |held, desired, least| Own { held, desired, least };
+        let own = |held, wanted, least| Own { held, wanted, desired: wanted.max(2), least };
         let did = |budget, own, others: &[Portion]| {
             let Decision { take, give, .. } = decide(budget, own, others);
             (take, give)
@@ -119,6 +124,9 @@ mod tests {
         assert_eq!(did(3, own(2, 9, 2), &[portion(1, 9)]), (0, 0), "and stays there");
         assert_eq!(did(40, own(30, 30, 1), &[portion(0, 10), portion(10, 0)]), (0, 8), "others may have some to spare, too");
         assert_eq!(did(40, own(50, 50, 50), &[]), (0, 0));
+        assert_eq!(did(40, own(0, 0, 0), &[portion(30, 0)]), (2, 0), "some for clients to come");
+        assert_eq!(did(40, own(0, 0, 0), &[portion(30, 9)]), (1, 0), "which nobody else wants");
+        assert_eq!(did(40, own(2, 2, 0), &[portion(38, 9)]), (0, 2), "or they are given up again");
     }
 
     proptest! {

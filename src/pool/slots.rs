@@ -26,10 +26,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How often it looks around while it is alone, and while others are there, who may want something.
 const ALONE: Duration = Duration::from_millis(250);
 const AMONG_OTHERS: Duration = Duration::from_millis(100);
-/// The same while it wants what nobody has given up yet.
-const WANTING: Duration = Duration::from_millis(50);
-/// The same while connections end whose slots are to be given up.
-const GIVING: Duration = Duration::from_millis(20);
+/// The same after something has changed, since more is to come then: so often for so many looks in which nothing does.
+const HURRIED: Duration = Duration::from_millis(10);
+const HURRIED_LOOKS: u32 = 50;
 /// A slot that nothing needed for so long, or up to twice that, is given up unasked.
 const UNUSED: Duration = Duration::from_secs(1);
 /// How long it waits before it begins anew; it doubles, up to the longest.
@@ -126,8 +125,7 @@ impl Session {
         if let Err(why) = Box::pin(within(self.take(before.into_iter().collect()))).await {
             return why;
         }
-        let mut is_new = true;
-        let mut was_asked = false;
+        let (mut is_new, mut quiet) = (true, 0_u32);
         loop {
             let round = match Box::pin(within(self.round(upstream, held))).await {
                 Ok(round) => round,
@@ -143,16 +141,19 @@ impl Session {
                     "slots of the shared budget are held"
                 );
             }
-            if round.is_giving {
-                sleep(GIVING).await;
-            } else if round.is_wanting || was_asked && !round.has_taken {
-                // To ask at once again would change nothing.
-                sleep(WANTING).await;
-            }
-            was_asked = round.is_giving || round.is_wanting || {
-                let pause = if round.proxies > 1 { AMONG_OTHERS } else { ALONE };
-                timeout(pause, sharing.more.notified()).await.is_ok()
+            quiet = if round.has_changed { 0 } else { quiet.saturating_add(1) };
+            let pause = match round.proxies {
+                _ if quiet < HURRIED_LOOKS => HURRIED,
+                0 | 1 => ALONE,
+                _ => AMONG_OTHERS,
             };
+            if round.is_unfinished {
+                // To be asked once more would change nothing.
+                sleep(pause).await;
+            } else {
+                // Asked for more or not: it looks.
+                let _ = timeout(pause, sharing.more.notified()).await;
+            }
             if sharing.has_moved.load(Ordering::Acquire) {
                 return Broken::Closed;
             }
@@ -165,7 +166,7 @@ impl Session {
         let Sight { mut own, others, taken } = self.look().await?;
         let held_before = count(&own);
         let Decision { take, give, free } =
-            decide(needs.budget, Own { held: held_before, desired: needs.desired, least: needs.least }, &others);
+            decide(needs.budget, Own { held: held_before, wanted: needs.wanted, desired: needs.desired, least: needs.least }, &others);
         if take > 0 {
             // Each begins elsewhere, so that those who look at the same time seldom reach for the same.
             let start = self.pid.unsigned_abs() % needs.budget.max(1);
@@ -185,11 +186,23 @@ impl Session {
             self.client.query(GIVE, &[&self.class, &given]).await?;
             own.retain(|slot| !given.contains(&word(*slot)));
         }
-        let wants = needs.desired.saturating_sub(count(&own));
+        let wants = needs.wanted.saturating_sub(count(&own));
+        let has_changed = self.shows != Some(wants) || held_before != count(&own);
         self.show(wants).await?;
+        if has_changed {
+            tracing::debug!(
+                upstream = upstream.name,
+                before = held_before,
+                slots = count(&own),
+                keep,
+                open,
+                wants,
+                "slots of the shared budget"
+            );
+        }
         *held = own;
-        let is_giving = count(held) > keep;
-        Ok(Round { proxies: number(others.len()) + 1, has_taken: has_taken > 0, is_wanting: wants > 0, is_giving })
+        let is_unfinished = wants > 0 || count(held) > keep;
+        Ok(Round { proxies: number(others.len()) + 1, has_changed, is_unfinished })
     }
 
     async fn look(&self) -> Result<Sight, Error> {
@@ -239,11 +252,10 @@ impl Session {
 struct Round {
     /// How many share the budget, this one among them.
     proxies: u32,
-    has_taken: bool,
-    /// It would use more than it could take.
-    is_wanting: bool,
-    /// There are connections whose slots are to be given up when they have ended.
-    is_giving: bool,
+    /// It has taken some or given some up, or wants more or less than before.
+    has_changed: bool,
+    /// It wants more than it could take, or there are connections whose slots are to be given up when they have ended.
+    is_unfinished: bool,
 }
 
 /// So many connections there may be from now on. How many there are.

@@ -3,7 +3,7 @@
 use super::{Aftermath, Ledger, PoolId, Step};
 use crate::net::Moment;
 
-/// Fewer are never asked for, used or not, so that the first client need not wait for more than a login, and one connection can listen for all.
+/// So many it has if they are free, used or not: then the first client need not wait for more than a login, and one connection can listen for all.
 const FEWEST: u32 = 2;
 
 /// What is known of this proxy's part of a shared budget.
@@ -25,8 +25,10 @@ pub struct Needs {
     /// Connections that there are, in whatever state.
     pub total: u32,
     /// Those, and one for each client that waits and may have one, what is reserved, and what is to be kept idle.
+    pub wanted: u32,
+    /// The same, and some for clients to come.
     pub desired: u32,
-    /// The same without those that are idle and kept for nobody.
+    /// What is wanted without those that are idle and kept for nobody.
     pub least: u32,
 }
 
@@ -59,22 +61,25 @@ impl Ledger {
                 missing += pool.keep.min_idle.saturating_sub(idle + pool.opening);
             }
         }
-        let wanted = waiting.min(self.accounts.all_wanted());
+        let waiting = waiting.min(self.accounts.all_wanted());
         let (total, reserved) = (self.total(), self.accounts.all_promised());
-        let fewest = FEWEST.max(reserved);
+        let wanted = total.max(reserved) + waiting + missing;
         Needs {
             budget: self.configured,
             total,
-            desired: (total.max(reserved) + wanted + missing).max(fewest).min(self.configured),
-            least: (total - self.idle + wanted + kept).max(fewest).min(self.configured),
+            wanted: wanted.min(self.configured),
+            desired: wanted.max(FEWEST).min(self.configured),
+            least: (total - self.idle + waiting + kept).max(reserved).min(self.configured),
         }
     }
 
-    /// Somebody waits, and it is to be asked for more, unless that has been said already.
+    /// More wait than there may be connections for: it is to be asked for more, unless that has been said already.
     #[inline]
     pub(super) fn ask_for_more(&mut self, steps: &mut Vec<Step>) {
+        let short = self.total() + self.waiting.saturating_sub(self.opening) > self.budget && self.budget < self.configured;
         if let Some(allotment) = &mut self.allotment
             && !allotment.was_asked
+            && short
         {
             allotment.was_asked = true;
             steps.push(Step::Ask);

@@ -131,7 +131,7 @@ impl Ledger {
         self.budget = connections;
         self.leases.allowed = leases;
         self.accounts.set_budget(self.lendable(leases));
-        while self.total() > self.budget && self.evict(now, None, steps) {}
+        self.shrink(now, steps);
         self.look_again = now;
         self.provide(now, steps);
     }

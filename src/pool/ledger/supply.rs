@@ -95,12 +95,10 @@ impl Ledger {
         if self.idle > 0 {
             self.serve_all_from_idle(now, steps);
         }
-        if self.waiting > 0 {
-            self.ask_for_more(steps);
-        }
         if self.waiting > 0 && (self.total() < self.budget || (self.idle > 0 && now >= self.look_again)) {
             self.provide_somehow(now, steps);
         }
+        self.ask_for_more(steps);
     }
 
     fn serve_all_from_idle(&mut self, now: Moment, steps: &mut Vec<Step>) {
@@ -209,6 +207,16 @@ impl Ledger {
         let Some((key, _)) = idle.min_by_key(|(_, book)| book.since) else { return false };
         self.close_idle(ServerId(u32::try_from(key).unwrap_or(u32::MAX)), steps);
         true
+    }
+
+    /// Closes idle connections beyond a budget that has shrunk.
+    pub(super) fn shrink(&mut self, now: Moment, steps: &mut Vec<Step>) {
+        while self.has_too_many() && self.evict(now, None, steps) {}
+    }
+
+    /// Whether there are more than the budget has, those that are being closed left out.
+    pub(super) fn has_too_many(&self) -> bool {
+        self.total() > self.budget && self.total() - self.closing_count() > self.budget
     }
 
     pub(super) fn close_idle(&mut self, server: ServerId, steps: &mut Vec<Step>) {
