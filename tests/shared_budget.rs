@@ -238,6 +238,11 @@ async fn a_server_that_restarts_and_one_that_is_promoted_hold_the_slots_again() 
     for client in &mut clients {
         client.query("SELECT 1").await;
     }
+    // What only reads has a budget, too.
+    let reads = sharing(&standby).set("upstreams.main.target_session_attrs", "standby").start().await;
+    login(&reads).await.query("SELECT 1").await;
+    assert_eq!(standby.value(&format!("SELECT count(*) {SLOTS}")).await, "2", "a standby holds slots as well");
+    drop(reads);
     primary.restart(Stop::Fast).await;
     for client in &mut clients {
         in_time("it is served after a restart", client.query("SELECT 1")).await;

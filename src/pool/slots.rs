@@ -53,6 +53,7 @@ pub(super) async fn hold(upstream: Arc<Upstream>) {
     let mut pause = FIRST_PAUSE;
     // What the session before held is taken again first: the connections are still there.
     let mut held = BTreeSet::new();
+    let mut said = String::new();
     loop {
         let login = sharing.login.load_full();
         let begun = Box::pin(within(Session::begin(&upstream, &login))).await;
@@ -60,7 +61,7 @@ pub(super) async fn hold(upstream: Arc<Upstream>) {
         sharing.has_moved.store(false, Ordering::Release);
         let why = match begun {
             Ok(mut session) => {
-                pause = FIRST_PAUSE;
+                (pause, said) = (FIRST_PAUSE, String::new());
                 let why = Box::pin(session.keep(&upstream, sharing, &mut held)).await;
                 session.task.abort();
                 why
@@ -70,7 +71,10 @@ pub(super) async fn hold(upstream: Arc<Upstream>) {
         sharing.proxies.store(0, Ordering::Relaxed);
         if sharing.has_moved.load(Ordering::Acquire) {
             tracing::info!(upstream = upstream.name, "the server is elsewhere: slots of the shared budget are taken there");
+        } else if said == why.to_string() {
+            tracing::debug!(upstream = upstream.name, %why, "still no slots of the shared budget are held");
         } else {
+            said = why.to_string();
             tracing::warn!(upstream = upstream.name, %why, "no slots of the shared budget are held: nothing more is opened");
         }
         upstream.cannot_share(why);
@@ -147,12 +151,12 @@ impl Session {
                 0 | 1 => ALONE,
                 _ => AMONG_OTHERS,
             };
-            if round.is_unfinished {
-                // To be asked once more would change nothing.
-                sleep(pause).await;
-            } else {
-                // Asked for more or not: it looks.
-                let _ = timeout(pause, sharing.more.notified()).await;
+            tokio::select! {
+                // The locks are gone with it.
+                _ = &mut self.task => return Broken::Closed,
+                () = sleep(pause) => {}
+                // Where it wants more already, to be asked once more would change nothing.
+                () = sharing.more.notified(), if !round.is_unfinished => {}
             }
             if sharing.has_moved.load(Ordering::Acquire) {
                 return Broken::Closed;

@@ -84,7 +84,7 @@ pub struct UpstreamSettings {
     pub max_connections: u32,
     /// Whether `max_connections` is one budget for all proxies together that share it (replicas, or a new process beside the old one), rather than each one's own. They
     /// need nothing but the server for that: each slot of the budget is an advisory lock there. Who has clients waiting takes what is free or what another leaves idle, and
-    /// where all want more each has an equal part. They must have the same name for this upstream, and the same `share_dbname`.
+    /// where all want more each has an equal part. For PostgreSQL 14 and later. They must have the same name for this upstream, and the same `share_dbname`.
     ///
     /// applies: restart
     pub share_budget: bool,

@@ -76,6 +76,9 @@ impl Ledger {
     /// More wait than there may be connections for: it is to be asked for more, unless that has been said already.
     #[inline]
     pub(super) fn ask_for_more(&mut self, steps: &mut Vec<Step>) {
+        if self.allotment.is_none() {
+            return;
+        }
         let short = self.total() + self.waiting.saturating_sub(self.opening) > self.budget && self.budget < self.configured;
         if let Some(allotment) = &mut self.allotment
             && !allotment.was_asked
