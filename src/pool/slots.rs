@@ -191,8 +191,9 @@ impl Session {
             own.retain(|slot| !given.contains(&word(*slot)));
         }
         let wants = needs.wanted.saturating_sub(count(&own));
-        let has_changed = self.shows != Some(wants) || held_before != count(&own);
+        let has_wanted = self.shows.is_some_and(|shows| shows > 0);
         self.show(wants).await?;
+        let has_changed = has_wanted != (wants > 0) || held_before != count(&own);
         if has_changed {
             tracing::debug!(
                 upstream = upstream.name,
@@ -241,7 +242,7 @@ impl Session {
 
     /// Shows the others how many more it wants: none, and that it is there.
     async fn show(&mut self, wants: u32) -> Result<(), Error> {
-        if self.shows == Some(wants) {
+        if self.shows.is_some_and(|shows| still_says(shows, wants)) {
             return Ok(());
         }
         self.client.query(SHOW, &[&self.class, &shown(wants)]).await?;
@@ -256,7 +257,7 @@ impl Session {
 struct Round {
     /// How many share the budget, this one among them.
     proxies: u32,
-    /// It has taken some or given some up, or wants more or less than before.
+    /// It has taken some or given some up, or has begun to want more, or ceased to.
     has_changed: bool,
     /// It wants more than it could take, or there are connections whose slots are to be given up when they have ended.
     is_unfinished: bool,
@@ -304,6 +305,11 @@ fn class_of(upstream: &str) -> i32 {
 /// What is higher than this is no slot, but shows how many its holder wants.
 const MOST_SLOTS: u32 = i32::MAX.cast_unsigned();
 
+/// Whether what is shown will do: as many, or not twice as many as are wanted by now, since that changes with each client that comes and goes.
+fn still_says(shows: u32, wants: u32) -> bool {
+    shows == wants || wants > shows / 2 && wants < shows
+}
+
 /// The second word of the lock that shows it.
 fn shown(wants: u32) -> i32 {
     word(u32::MAX - wants.min(MOST_SLOTS))
@@ -333,6 +339,8 @@ mod tests {
             assert!(lock > MOST_SLOTS);
             assert_eq!(u32::MAX - lock, wants);
         }
+        assert!(still_says(8, 8) && still_says(8, 5) && !still_says(8, 4) && !still_says(8, 9));
+        assert!(still_says(0, 0) && !still_says(0, 1) && !still_says(1, 0));
         assert_eq!(class_of("main"), class_of("main"));
         assert_ne!(class_of("main"), class_of("other"));
     }
