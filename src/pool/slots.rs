@@ -56,9 +56,9 @@ pub(super) async fn hold(upstream: Arc<Upstream>) {
     let mut said = String::new();
     loop {
         let login = sharing.login.load_full();
-        let begun = Box::pin(within(Session::begin(&upstream, &login))).await;
-        // Wherever it has moved to, this is there.
+        // Before: who finds the server elsewhere meanwhile may be right where this is not.
         sharing.has_moved.store(false, Ordering::Release);
+        let begun = Box::pin(within(Session::begin(&upstream, &login))).await;
         let why = match begun {
             Ok(mut session) => {
                 (pause, said) = (FIRST_PAUSE, String::new());

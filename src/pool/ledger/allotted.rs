@@ -22,9 +22,7 @@ pub(super) struct Allotment {
 pub struct Needs {
     /// The whole budget.
     pub budget: u32,
-    /// Connections that there are, in whatever state.
-    pub total: u32,
-    /// Those, and one for each client that waits and may have one, what is reserved, and what is to be kept idle.
+    /// The connections that there are, in whatever state, and one for each client that waits and may have one, what is reserved, and what is to be kept idle.
     pub wanted: u32,
     /// The same, and some for clients to come.
     pub desired: u32,
@@ -66,7 +64,6 @@ impl Ledger {
         let wanted = total.max(reserved) + waiting + missing;
         Needs {
             budget: self.configured,
-            total,
             wanted: wanted.min(self.configured),
             desired: wanted.max(FEWEST).min(self.configured),
             least: (total - self.idle + waiting + kept).max(reserved).min(self.configured),

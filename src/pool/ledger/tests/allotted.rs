@@ -157,7 +157,8 @@ proptest! {
                 }
             }
             prop_assert!(world.ledger.total() <= before.max(world.ledger.budget()), "more are opened than there may be");
-            let Needs { desired, least, total, .. } = world.ledger.needs();
+            let Needs { desired, least, .. } = world.ledger.needs();
+            let total = world.ledger.total();
             prop_assert!(least <= desired && desired >= total.min(8) && desired <= 8);
         }
         // Whoever waits is served when all that is asked for is allotted.
