@@ -1,5 +1,5 @@
 //! Proxies that share one budget: together they never have more connections than it allows, each has what it needs where that is possible and an equal part where it is not,
-//! and whoever dies leaves its part to the others.
+//! and whoever dies leaves its part to the others. A cancel request finds its client at whichever of them.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 #![allow(clippy::float_cmp, reason = "what is counted is whole, however it is published")]
@@ -8,7 +8,9 @@ mod harness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use harness::frames::{self, query};
 use harness::{PATIENCE, Postgres, Proxy, ProxyOptions, Stop, Wire, eventually, in_time};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -276,4 +278,194 @@ async fn slots_that_nothing_needs_are_free_and_a_smaller_budget_is_kept() {
     })
     .await;
     eventually("two are kept for the next client", PATIENCE, async || slots().await == "2").await;
+}
+
+/// Proxies that know each other, each able to tell the others of a cancel request.
+async fn known_to_each_other<const COUNT: usize>(pg: &Postgres) -> [Proxy; COUNT] {
+    let mut all = Vec::new();
+    for _ in 0..COUNT {
+        all.push(sharing(pg).start().await);
+    }
+    for proxy in &all {
+        eventually("they know each other", PATIENCE, async || proxies(proxy).await.to_string() == COUNT.to_string()).await;
+    }
+    all.try_into().unwrap_or_else(|_| panic!("there are {COUNT}"))
+}
+
+async fn is_sleeping(pg: &Postgres, count: usize) {
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(60)'";
+    eventually(&format!("{count} queries run"), PATIENCE, async || pg.value(running).await == count.to_string()).await;
+}
+
+/// Sends a cancel with any key and waits until it has been closed, without a word.
+async fn cancel(proxy: &Proxy, pid: u32, secret: &[u8]) {
+    let mut request = Wire::connect(proxy).await;
+    request.send(&frames::cancel(pid, secret)).await;
+    assert_eq!(in_time("it is closed", request.until_closed()).await, [], "a cancel request has no answer");
+}
+
+async fn is_cancelled(client: &mut Wire) {
+    let answer = in_time("it is cancelled", client.until_ready()).await;
+    let error = answer.iter().find(|frame| frame.tag == b'E').map(|frame| harness::ServerError::read(&frame.body));
+    assert_eq!(error.unwrap_or_else(|| panic!("no error\n{}", client.transcript())).code(), "57014");
+}
+
+async fn cancelled(proxy: &Proxy) -> f64 {
+    proxy.metric("pgweir_cancelled_total{tenant=\"default\",cause=\"request\"}").await
+}
+
+#[tokio::test]
+async fn a_cancel_finds_its_client_at_whichever_proxy_it_is() {
+    let pg = server().await;
+    let [home, near, far] = known_to_each_other(&pg).await;
+    for version in [frames::V3_0, frames::V3_2] {
+        let mut client = Wire::connect(&home).await;
+        client.send(&frames::startup(version, &[("user", "app"), ("database", "app")])).await;
+        client.authenticate("app", "secret").await.unwrap();
+        for other in [&near, &far, &home] {
+            client.send(&query("SELECT pg_sleep(60)")).await;
+            is_sleeping(&pg, 1).await;
+            client.cancel(other).await;
+            is_cancelled(&mut client).await;
+            assert_eq!(client.value("SELECT 'served'").await, "served");
+        }
+    }
+    assert_eq!((cancelled(&home).await, cancelled(&near).await, cancelled(&far).await), (6.0, 0.0, 0.0));
+
+    let mut waiting = login(&home).await;
+    let mut busy = in_transactions(&near, 4).await;
+    busy.extend(in_transactions(&far, 4).await);
+    waiting.send(&query("SELECT 'waits'")).await;
+    eventually("it waits", PATIENCE, async || home.metric("pgweir_queue_depth{tenant=\"default\",upstream=\"main\"}").await == 1.0).await;
+    waiting.cancel(&far).await;
+    in_time("it waits no more", waiting.expect_error("57014")).await;
+    commit(&mut busy).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_nobodys_at_any_proxy_is_ignored_and_kept_waiting_by_none() {
+    let pg = server().await;
+    let [home, other] = known_to_each_other(&pg).await;
+    let mut client = login(&home).await;
+    client.send(&query("SELECT pg_sleep(60)")).await;
+    is_sleeping(&pg, 1).await;
+    let (pid, secret) = (client.pid, client.secret.clone());
+    let mut gone = login(&home).await;
+    gone.send(&frames::terminate()).await;
+    assert_eq!(gone.until_closed().await, []);
+    let unknown = async {
+        for at in 0..secret.len() {
+            let mut wrong = secret.to_vec();
+            wrong[at] ^= 1;
+            cancel(&other, pid, &wrong).await;
+        }
+        cancel(&other, pid ^ 0x0100, &secret).await;
+        cancel(&other, pid, &[&secret[..], &secret].concat()).await;
+        cancel(&other, gone.pid, &gone.secret).await;
+    };
+    // For each to wait until what is not answered is given up would take too long.
+    in_time("all are closed", Box::pin(unknown)).await;
+    // The other says that it knows no such client: nobody waits until a time limit is over.
+    let mut spy = Wire::login(&pg, "holder", "held", "slots").await.unwrap();
+    let class = pg.value("SELECT max(lpad(to_hex(classid::int8), 8, '0')) FROM pg_locks WHERE locktype = 'advisory'").await;
+    spy.query(&format!("LISTEN \"pgweir cancels {class}\"")).await;
+    cancel(&other, pid, b"wrong").await;
+    let asked = String::from_utf8_lossy(&spy.expect(b'A').await.body).into_owned();
+    assert!(asked.contains("\0cancel ") && asked.contains(&format!(" {pid} ")), "{asked}");
+    let answered = String::from_utf8_lossy(&spy.expect(b'A').await.body).into_owned();
+    assert!(answered.contains("\0unknown "), "{answered}");
+
+    client.expect_silence(Duration::from_millis(50)).await;
+    is_sleeping(&pg, 1).await;
+    client.cancel(&other).await;
+    is_cancelled(&mut client).await;
+}
+
+#[tokio::test]
+async fn when_a_cancel_is_closed_it_cannot_hit_what_its_client_does_next() {
+    let pg = server().await;
+    let [home, other] = known_to_each_other(&pg).await;
+    let mut client = login(&home).await;
+    for _ in 0..40 {
+        client.send(&query("SELECT pg_sleep(60)")).await;
+        is_sleeping(&pg, 1).await;
+        client.cancel(&other).await;
+        is_cancelled(&mut client).await;
+        for _ in 0..4 {
+            client.query("SELECT pg_sleep(0.005)").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_cancels_at_once_end_each_what_it_was_for_and_nothing_else() {
+    const CLIENTS: usize = 120;
+    let pg = server().await;
+    let [home, other, third] = known_to_each_other(&pg).await;
+    let (mut to_cancel, mut to_go_on) = (Vec::new(), Vec::new());
+    for number in 0..CLIENTS {
+        // Most wait for one of the few connections; who is not cancelled is served.
+        let mut client = login([&home, &other, &third][number % 3]).await;
+        let is_meant = number % 2 == 0;
+        client.send(&query(if is_meant { "SELECT pg_sleep(60)" } else { "SELECT 'served'" })).await;
+        if is_meant { &mut to_cancel } else { &mut to_go_on }.push(client);
+    }
+    let mut requests = JoinSet::new();
+    for (number, client) in to_cancel.iter().enumerate() {
+        // Many ask twice, and nobody where the client is.
+        for asked in [&other, &third].into_iter().take(1 + number % 2) {
+            let (address, message) = (asked.address(), frames::cancel(client.pid, &client.secret));
+            requests.spawn(async move {
+                let mut request = Wire::connect(address).await;
+                request.send(&message).await;
+                request.until_closed().await
+            });
+        }
+    }
+    let closed = in_time("all are closed", requests.join_all()).await;
+    assert!(closed.iter().all(Vec::is_empty));
+    for client in &mut to_cancel {
+        is_cancelled(client).await;
+    }
+    for client in &mut to_go_on {
+        let answer = in_time("it is served", client.until_ready()).await;
+        assert!(answer.iter().all(|frame| frame.tag != b'E'), "{}", client.transcript());
+    }
+}
+
+#[tokio::test]
+async fn cancels_are_passed_on_again_behind_a_lost_session_and_a_promotion_and_none_waits_where_they_cannot_be() {
+    let mut primary = server().await;
+    let standby = primary.standby().await;
+    let reading = || sharing(&standby).set("upstreams.main.target_session_attrs", "any");
+    let (home, other) = (reading().start().await, reading().start().await);
+    for proxy in [&home, &other] {
+        eventually("they know each other", PATIENCE, async || proxies(proxy).await == 2.0).await;
+    }
+    let mut client = login(&home).await;
+    client.send(&query("SELECT pg_sleep(60)")).await;
+    is_sleeping(&standby, 1).await;
+    // A standby has no channels: the request is dropped, as it would be without a shared budget.
+    client.cancel(&other).await;
+    is_sleeping(&standby, 1).await;
+
+    primary.stop(Stop::Immediate);
+    standby.promote().await;
+    eventually("they hear each other", PATIENCE, async || {
+        client.cancel(&other).await;
+        cancelled(&home).await == 1.0
+    })
+    .await;
+    is_cancelled(&mut client).await;
+
+    standby.sql(&format!("SELECT pg_terminate_backend(pid) {HOLDERS}")).await;
+    client.cancel(&other).await;
+    client.send(&query("SELECT pg_sleep(60)")).await;
+    is_sleeping(&standby, 1).await;
+    eventually("they hear each other again", PATIENCE, async || {
+        client.cancel(&other).await;
+        cancelled(&home).await == 2.0
+    })
+    .await;
+    is_cancelled(&mut client).await;
 }

@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::net::tls::{self, ClientTls, ClientTlsSource};
 use crate::net::{Address, Bound, HandedOver, ListenAt, ListenError, TlsSettingError, now};
 use crate::pool::ledger::{Ledger, LimitMode};
-use crate::pool::{self, Around, Job, Times, Upstream};
+use crate::pool::{self, Around, Deliver, Job, Times, Upstream};
 use crate::session::{Certificate, House, PIN_LABELS, server_secret_of};
 use crate::upstream::{Login, Target};
 
@@ -109,18 +109,25 @@ pub fn make_upstream(
 }
 
 /// Has an upstream share its budget with other proxies, where the configuration says so; said again, its slots are held with the login that is right by then.
-pub fn share_budget(house: &House, name: &str) {
+pub fn share_budget(house: &Arc<House>, name: &str) {
     let config = house.config.load();
     let share = config.upstreams.get(name).and_then(|upstream| upstream.share.as_ref());
     if let (Some(share), Some(upstream)) = (share, house.upstream(name))
         && let Some(user) = config.users.get(&share.user)
     {
-        upstream.share_budget(Login {
+        let login = Login {
             user: user.server_user.clone().into_bytes(),
             dbname: share.dbname.clone().into_bytes(),
             replication: None,
             secret: server_secret_of(user),
-        });
+        };
+        let house = Arc::downgrade(house);
+        let deliver = move |request| {
+            if let Some(house) = house.upgrade() {
+                house.cancel(request);
+            }
+        };
+        upstream.share_budget(login, Deliver(Box::new(deliver)));
     }
 }
 

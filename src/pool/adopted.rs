@@ -2,6 +2,7 @@
 //! channel binding, limits on SCRAM's iterations, no password in the clear), then handed to tokio-postgres, which insists on logging in itself: it is played the end of a login.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Notification};
 
 use super::shared::Upstream;
 use crate::net::Io;
@@ -19,13 +20,18 @@ use crate::upstream::{Broken, Login};
 /// `AuthenticationOk` and `ReadyForQuery`: all that tokio-postgres must hear before it asks anything.
 const LOGIN_IS_DONE: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 
-/// A connection to an upstream that is logged in to like this and has these `settings`, with the task that serves it.
+/// A connection to an upstream that is logged in to like this and has these `settings`, with the task that serves it; that tells `heard` of notifications.
 ///
 /// Cancel safe: a dropped future closes what it opened.
 ///
 /// # Errors
 /// Why there is none; [`cause`] tells more.
-pub(super) async fn adopt(upstream: &Arc<Upstream>, login: &Login, settings: &str) -> Result<(Client, JoinHandle<()>), Error> {
+pub(super) async fn adopt(
+    upstream: &Arc<Upstream>,
+    login: &Login,
+    settings: &str,
+    heard: impl Fn(Notification) + Send + 'static,
+) -> Result<(Client, JoinHandle<()>), Error> {
     let stream = match Box::pin(upstream.connect(login)).await {
         Ok(fresh) => Adopted::Greeting(fresh.io, LOGIN_IS_DONE),
         Err(why) => Adopted::Broken(why),
@@ -33,11 +39,15 @@ pub(super) async fn adopt(upstream: &Arc<Upstream>, login: &Login, settings: &st
     // The user is a formality: the login is over.
     let mut formal = Config::new();
     formal.user("adopted").ssl_mode(SslMode::Disable);
-    let (client, connection) = formal.connect_raw(stream, NoTls).await?;
+    let (client, mut connection) = formal.connect_raw(stream, NoTls).await?;
     let task = tokio::spawn(async move {
-        // Whoever uses the client hears of it, too.
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection of the proxy's own ended");
+        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+            match message {
+                Ok(AsyncMessage::Notification(notification)) => heard(notification),
+                Ok(notice) => tracing::debug!(?notice, "a connection of the proxy's own hears"),
+                // Whoever uses the client hears of it, too.
+                Err(error) => return tracing::debug!(%error, "a connection of the proxy's own ended"),
+            }
         }
     });
     if let Err(error) = client.batch_execute(settings).await {

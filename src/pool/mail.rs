@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::astray::Post;
 use super::ledger::{ServerId, Waiter};
 use super::shared::{Pool, Upstream};
 use crate::auth::Secret;
@@ -91,6 +92,8 @@ pub enum Job {
     Share {
         /// The upstream.
         upstream: Arc<Upstream>,
+        /// What connects them with those who have clients.
+        post: Post,
     },
     /// Ask the server for a user's password.
     AuthQuery {

@@ -3,6 +3,7 @@
 //! The ledger of an upstream decides and is shared by all threads; a worker's `Local` has the sockets; the control thread opens and cancels.
 
 mod adopted;
+mod astray;
 mod auth_query;
 mod circuit;
 mod home;
@@ -19,6 +20,7 @@ mod shared;
 mod slots;
 pub mod switchboard;
 
+pub use astray::{CancelRequest, Deliver, Proof};
 pub use auth_query::{AuthQueries, auth_query};
 pub use lease::Lease;
 pub use local::{Attempt, Local, Unavailable, Wait, size_scratch, with_scratch};

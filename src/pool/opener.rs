@@ -34,8 +34,8 @@ pub async fn serve(mut jobs: UnboundedReceiver<Job>) {
                     upstream.send(worker, Mail::CancelDone { card });
                 });
             }
-            Job::Share { upstream } => {
-                tokio::task::spawn_local(super::slots::hold(upstream));
+            Job::Share { upstream, post } => {
+                tokio::task::spawn_local(super::slots::hold(upstream, post));
             }
             Job::AuthQuery { upstream, config, user, reply } => {
                 let auth_queries = Rc::clone(&auth_queries);

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
+use super::astray::{self, CancelRequest, Deliver, Post};
 use super::home::{Home, QueueTime};
 use super::ledger::{Failure, Keep, Ledger, PoolId, ServerId, State, Step, Waiter};
 use super::mail::{Job, Jobs, Mail, Mailbox};
@@ -105,12 +106,26 @@ pub struct Sharing {
     pub(super) has_moved: AtomicBool,
     /// How many proxies share it, this one among them, as far as is known; 0 while nothing is.
     pub(super) proxies: AtomicU32,
+    /// How many others hear of cancel requests that are for their clients.
+    pub(super) reach: AtomicU32,
+    /// What they are to be told.
+    requests: mpsc::Sender<CancelRequest>,
 }
 
 impl Sharing {
     /// How many proxies share the budget, this one among them; 0 while that cannot be said.
     pub fn proxies(&self) -> u32 {
         self.proxies.load(Ordering::Relaxed)
+    }
+
+    /// How many others hear of cancel requests that are for their clients.
+    pub fn reach(&self) -> u32 {
+        self.reach.load(Ordering::Relaxed)
+    }
+
+    /// Tells the others of a cancel request that is not for a client of this proxy's. Where there are more than can be told it is dropped.
+    pub fn pass_on(&self, request: CancelRequest) {
+        let _ = self.requests.try_send(request);
     }
 }
 
@@ -400,21 +415,24 @@ impl Upstream {
     }
 
     /// Its budget is shared with other proxies from now on, in a session that is logged in to like this: nothing is opened before it holds slots for that. Said again, it
-    /// is how the next such session is logged in to.
-    pub fn share_budget(self: &Arc<Self>, login: Login) {
+    /// is how the next such session is logged in to. `deliver` is told of cancel requests that came to others.
+    pub fn share_budget(self: &Arc<Self>, login: Login, deliver: Deliver) {
         if let Some(sharing) = self.sharing.get() {
             sharing.login.store(Arc::new(login));
             return;
         }
+        let (requests, to_be_told) = mpsc::channel(astray::MOST);
         let sharing = Sharing {
             login: ArcSwap::from_pointee(login),
             more: Notify::new(),
             has_moved: AtomicBool::new(false),
             proxies: AtomicU32::new(0),
+            reach: AtomicU32::new(0),
+            requests,
         };
         if self.sharing.set(sharing).is_ok() {
             self.ledger.lock().share(now());
-            self.ask(Job::Share { upstream: Arc::clone(self) });
+            self.ask(Job::Share { upstream: Arc::clone(self), post: Post { requests: to_be_told, deliver } });
         }
     }
 

@@ -10,11 +10,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, Error, Statement};
 
 use super::adopted::{self, adopt};
+use super::astray::{self, Astray, Post};
 use super::portion::{Decision, Own, Portion, decide};
 use super::shared::{Sharing, Upstream};
 use crate::auth::random;
@@ -40,7 +42,7 @@ const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET client_encodi
     SET statement_timeout = 5000; SET lock_timeout = 0; SET idle_session_timeout = 0; \
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
-const LOOK: &str = "SELECT pid, pg_catalog.array_agg(objid::int8) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid::int8 = $1 AND objsubid = 2 AND granted \
+const LOOK: &str = "SELECT pid, pg_catalog.array_agg(objid::int8), NOT pg_catalog.pg_is_in_recovery() FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid::int8 = $1 AND objsubid = 2 AND granted \
     AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) GROUP BY pid";
 const TAKE: &str = "SELECT slot FROM pg_catalog.unnest($2::int4[]) AS slot WHERE pg_catalog.pg_try_advisory_lock($1::int4, slot)";
 const GIVE: &str = "SELECT pg_catalog.pg_advisory_unlock($1::int4, slot) FROM pg_catalog.unnest($2::int4[]) AS slot";
@@ -48,7 +50,7 @@ const SHOW: &str = "SELECT pg_catalog.pg_try_advisory_lock_shared($1::int4, $2::
 const SHOW_NO_MORE: &str = "SELECT pg_catalog.pg_advisory_unlock_shared($1::int4, $2::int4)";
 
 /// Holds slots for an upstream until the process ends, in one session after the other. On the control thread.
-pub(super) async fn hold(upstream: Arc<Upstream>) {
+pub(super) async fn hold(upstream: Arc<Upstream>, mut post: Post) {
     let Some(sharing) = upstream.sharing.get() else { return };
     let mut pause = FIRST_PAUSE;
     // What the session before held is taken again first: the connections are still there.
@@ -62,13 +64,16 @@ pub(super) async fn hold(upstream: Arc<Upstream>) {
         let why = match begun {
             Ok(mut session) => {
                 (pause, said) = (FIRST_PAUSE, String::new());
-                let why = Box::pin(session.keep(&upstream, sharing, &mut held)).await;
+                let why = Box::pin(session.keep(&upstream, sharing, &mut held, &mut post)).await;
                 session.task.abort();
                 why
             }
             Err(why) => why,
         };
         sharing.proxies.store(0, Ordering::Relaxed);
+        sharing.reach.store(0, Ordering::Relaxed);
+        // Later they might hit what is not meant.
+        while post.requests.try_recv().is_ok() {}
         if sharing.has_moved.load(Ordering::Acquire) {
             tracing::info!(upstream = upstream.name, "the server is elsewhere: slots of the shared budget are taken there");
         } else if said == why.to_string() {
@@ -104,6 +109,7 @@ struct Session {
     /// What it shows that it wants, once it shows anything.
     shows: Option<u32>,
     lately: Lately,
+    astray: Astray,
 }
 
 /// What is to be seen of all who share the budget.
@@ -113,18 +119,28 @@ struct Sight {
     others: Vec<Portion>,
     /// Slots that others hold.
     taken: BTreeSet<u32>,
+    /// The server takes writes, as far as can be seen.
+    is_primary: bool,
 }
 
 impl Session {
     async fn begin(upstream: &Arc<Upstream>, login: &Login) -> Result<Self, Error> {
-        let (client, task) = adopt(upstream, login, SETTINGS).await?;
+        let (hear, heard) = mpsc::channel(astray::MOST);
+        // What is too much is lost, as it is for whoever does not listen.
+        let (client, task) = adopt(upstream, login, SETTINGS, move |said| drop(hear.try_send(said))).await?;
         let look = client.prepare(LOOK).await?;
-        let pid = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
-        Ok(Self { client, task, look, class: class_of(&upstream.name), pid, shows: None, lately: Lately::default() })
+        let place = client.query_one("SELECT pg_catalog.pg_backend_pid(), NOT pg_catalog.pg_is_in_recovery()", &[]).await?;
+        let (pid, class) = (place.get(0), class_of(&upstream.name));
+        let mut astray = Astray::begin(&client, class, pid, heard).await?;
+        if place.get(1) {
+            // Before others see that it is there.
+            astray.listen(&client).await?;
+        }
+        Ok(Self { client, task, look, class, pid, shows: None, lately: Lately::default(), astray })
     }
 
     /// Takes slots and gives them up, as they are needed here and elsewhere, until something is wrong.
-    async fn keep(&mut self, upstream: &Arc<Upstream>, sharing: &Sharing, held: &mut BTreeSet<u32>) -> Broken {
+    async fn keep(&mut self, upstream: &Arc<Upstream>, sharing: &Sharing, held: &mut BTreeSet<u32>, post: &mut Post) -> Broken {
         let before = std::mem::take(held);
         if let Err(why) = Box::pin(within(self.take(before.into_iter().collect()))).await {
             return why;
@@ -135,7 +151,10 @@ impl Session {
                 Ok(round) => round,
                 Err(why) => return why,
             };
+            let others = self.astray.reach(round.proxies);
+            self.astray.expire(others);
             sharing.proxies.store(round.proxies, Ordering::Relaxed);
+            sharing.reach.store(others, Ordering::Relaxed);
             if std::mem::take(&mut is_new) {
                 upstream.answered();
                 tracing::info!(
@@ -151,12 +170,19 @@ impl Session {
                 0 | 1 => ALONE,
                 _ => AMONG_OTHERS,
             };
-            tokio::select! {
-                // The locks are gone with it.
-                _ = &mut self.task => return Broken::Closed,
-                () = sleep(pause) => {}
-                // Where it wants more already, to be asked once more would change nothing.
-                () = sharing.more.notified(), if !round.is_unfinished => {}
+            let until = now() + pause;
+            loop {
+                let event = tokio::select! {
+                    // The locks are gone with it.
+                    _ = &mut self.task => return Broken::Closed,
+                    () = sleep(until.saturating_duration_since(now())) => break,
+                    // Where it wants more already, to be asked once more would change nothing.
+                    () = sharing.more.notified(), if !round.is_unfinished => break,
+                    event = self.astray.event(&mut post.requests) => event,
+                };
+                if let Err(why) = Box::pin(within(self.astray.attend(&self.client, event, &post.deliver, others))).await {
+                    return why;
+                }
             }
             if sharing.has_moved.load(Ordering::Acquire) {
                 return Broken::Closed;
@@ -167,7 +193,11 @@ impl Session {
     /// Looks around, and does what there is to be done.
     async fn round(&mut self, upstream: &Arc<Upstream>, held: &mut BTreeSet<u32>) -> Result<Round, Error> {
         let needs = upstream.ledger.lock().needs();
-        let Sight { mut own, others, taken } = self.look().await?;
+        let Sight { mut own, others, taken, is_primary } = self.look().await?;
+        if is_primary {
+            // It may have been promoted meanwhile.
+            self.astray.listen(&self.client).await?;
+        }
         let held_before = count(&own);
         let Decision { take, give, free } =
             decide(needs.budget, Own { held: held_before, wanted: needs.wanted, desired: needs.desired, least: needs.least }, &others);
@@ -215,6 +245,7 @@ impl Session {
         let mut sight = Sight::default();
         for row in self.client.query(&self.look, &[&class]).await? {
             let (pid, locks): (i32, Vec<i64>) = (row.get(0), row.get(1));
+            sight.is_primary = row.get(2);
             let locks = || locks.iter().filter_map(|lock| u32::try_from(*lock).ok());
             let slots = locks().filter(|lock| *lock <= MOST_SLOTS);
             if pid == self.pid {

@@ -7,11 +7,13 @@ use tokio::sync::oneshot;
 
 use super::door::Door;
 use super::house::Certificate;
-use super::worker::{Mail, Worker};
+use super::keys::proof_of;
+use super::worker::Worker;
 use crate::config::ClientTlsMode;
 use crate::fault::Fault;
 use crate::net::Io;
 use crate::net::tls::{Opening, accept_tls};
+use crate::pool::CancelRequest;
 use crate::wire::startup::{self, Extent, Packet, Startup};
 
 /// What became of a connection's first words.
@@ -151,17 +153,13 @@ async fn handshake(io: Io, first: &[u8], shown: &Certificate, opening: Opening) 
     }
 }
 
-/// Hands a cancel to the worker whose client it is for, and waits until it has been delivered: a client takes the end of this connection for the
+/// Hands a cancel to the worker whose client it is for, or to the proxy, and waits until it has been delivered: a client takes the end of this connection for the
 /// sign that its cancel has been sent.
 async fn pass_cancel_on(worker: &Rc<Worker>, pid: u32, secret: &[u8]) {
     let (done, delivered) = oneshot::channel();
-    let number = worker.house.keys.worker(pid);
-    let mail = Mail::Cancel { pid, secret: secret.into(), done };
-    if number == worker.number {
-        worker.receive(mail);
-    } else {
-        worker.house.tell(number, mail);
+    let proof = proof_of(pid, secret);
+    worker.house.cancel(CancelRequest { pid, proof, done });
+    if delivered.await.is_ok() {
+        Box::pin(worker.house.cancel_elsewhere(pid, proof)).await;
     }
-    // The sender is dropped in either case.
-    let _ = delivered.await;
 }

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::net::tls::ClientTls;
 use crate::net::{Clock, now};
 use crate::pool::ledger::Keep;
-use crate::pool::{Pool, PoolKey, Upstream};
+use crate::pool::{CancelRequest, Pool, PoolKey, Proof, Upstream};
 use crate::upstream::{Login, ServerSecret};
 
 /// TLS as clients see it, with what SCRAM binds to.
@@ -164,6 +164,30 @@ impl House {
     pub fn tell(&self, worker: u16, mail: Mail) {
         if let Some(mailbox) = self.workers.get().and_then(|workers| workers.get(usize::from(worker))) {
             let _ = mailbox.send(mail);
+        }
+    }
+
+    /// Has what a client does cancelled, if it is one of this proxy's.
+    pub fn cancel(&self, request: CancelRequest) {
+        let number = self.keys.worker(request.pid);
+        match self.workers.get().and_then(|workers| workers.get(usize::from(number))) {
+            // A worker that ends takes what it is told with it, and its clients.
+            Some(mailbox) => drop(mailbox.send(Mail::Cancel(request))),
+            None => drop(request.done.send(())),
+        }
+    }
+
+    /// Has what a client does cancelled that is none of this proxy's, by the proxies that share a budget with it, and waits until that is done. A key that is nobody's is ignored
+    /// without a word (H8).
+    pub async fn cancel_elsewhere(&self, pid: u32, proof: Proof) {
+        let upstreams = self.upstreams();
+        let sharing = upstreams.iter().filter_map(|upstream| upstream.sharing.get()).max_by_key(|sharing| sharing.reach());
+        if let Some(sharing) = sharing.filter(|sharing| sharing.reach() > 0) {
+            tracing::debug!(client = pid, "a cancel request is for no client here: others are told");
+            let (done, delivered) = oneshot::channel();
+            sharing.pass_on(CancelRequest { pid, proof, done });
+            // Dropped in any case.
+            let _ = delivered.await;
         }
     }
 

@@ -2,10 +2,12 @@
 //!
 //! The first word says where the client is; the rest is derived from a key of this process, so that nothing needs to be stored per client but four bytes.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use subtle::ConstantTimeEq;
 
 use crate::auth::{Denied, random};
+use crate::pool::Proof;
 
 /// How many of the first word's bits name the worker.
 const WORKER_BITS: u32 = 8;
@@ -54,10 +56,16 @@ impl CancelKeys {
         tag.as_ref().iter().copied().take(if long { LONG } else { 4 }).collect()
     }
 
-    /// Whether `secret` is that client's, in a time that does not say where it differs.
-    pub fn is_secret(&self, pid: u32, nonce: u32, long: bool, secret: &[u8]) -> bool {
-        self.secret(pid, nonce, long).ct_eq(secret).into()
+    /// Whether `proof` is of that client's secret, in a time that does not say where it differs.
+    pub fn is_proof(&self, pid: u32, nonce: u32, long: bool, proof: &Proof) -> bool {
+        proof_of(pid, &self.secret(pid, nonce, long)).ct_eq(proof).into()
     }
+}
+
+/// What shows that somebody has the whole key, and does not tell it.
+pub fn proof_of(pid: u32, secret: &[u8]) -> Proof {
+    let digest = digest(&SHA256, &[b"pgweir: a cancel key", &pid.to_be_bytes()[..], secret].concat());
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -73,11 +81,11 @@ mod tests {
             for long in [false, true] {
                 let secret = keys.secret(pid, 5, long);
                 assert_eq!(secret.len(), if long { 32 } else { 4 });
-                assert!(keys.is_secret(pid, 5, long, &secret));
-                assert!(!keys.is_secret(pid, 6, long, &secret), "another client in the same slot");
-                assert!(!keys.is_secret(pid ^ 1, 5, long, &secret));
-                assert!(!keys.is_secret(pid, 5, !long, &secret), "a long key is not cut short");
-                assert!(!keys.is_secret(pid, 5, long, &[]));
+                assert!(keys.is_proof(pid, 5, long, &proof_of(pid, &secret)));
+                assert!(!keys.is_proof(pid, 6, long, &proof_of(pid, &secret)), "another client in the same slot");
+                assert!(!keys.is_proof(pid ^ 1, 5, long, &proof_of(pid ^ 1, &secret)));
+                assert!(!keys.is_proof(pid, 5, !long, &proof_of(pid, &secret)), "a long key is not cut short");
+                assert!(!keys.is_proof(pid, 5, long, &proof_of(pid, &[])));
             }
         }
         assert_ne!(CancelKeys::new().unwrap().secret(1, 5, true), keys.secret(1, 5, true));

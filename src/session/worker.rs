@@ -19,21 +19,14 @@ use super::turnstile::Turnstile;
 use super::watch::{Signal, Tenant, Watch};
 use crate::metrics::CancelCause;
 use crate::net::{Clock, Moment, SLOWEST, TICK, now};
-use crate::pool::Local;
 use crate::pool::ledger::Presence;
+use crate::pool::{CancelRequest, Local};
 
 /// A message to a worker about its clients.
 #[derive(Debug)]
 pub enum Mail {
-    /// Cancel what the client with this key does.
-    Cancel {
-        /// The first word of its key.
-        pid: u32,
-        /// The rest.
-        secret: Box<[u8]>,
-        /// Dropped when the cancel has been delivered, or there is nothing to cancel.
-        done: oneshot::Sender<()>,
-    },
+    /// Cancel what a client does.
+    Cancel(CancelRequest),
     /// The proxy is stopping: clients leave as they become idle.
     Drain,
     /// The proxy stops now.
@@ -251,7 +244,7 @@ impl Worker {
     /// Deals with one message.
     pub fn receive(self: &Rc<Self>, mail: Mail) {
         match mail {
-            Mail::Cancel { pid, secret, done } => self.cancel(pid, &secret, done),
+            Mail::Cancel(request) => self.cancel(request),
             Mail::Drain => {
                 self.draining.set(true);
                 self.clients.borrow().iter().for_each(|(_, watch)| watch.tell(Signal::Drain));
@@ -304,14 +297,17 @@ impl Worker {
         self.clients.borrow().iter().map(|(slot, watch)| ClientEntry::of(self.id(slot), watch, now)).collect()
     }
 
-    /// The client with this key is told to cancel. A key that is nobody's is ignored without a word (H8).
-    fn cancel(&self, pid: u32, secret: &[u8], done: oneshot::Sender<()>) {
+    /// The client with this key is told to cancel.
+    fn cancel(&self, request: CancelRequest) {
+        let CancelRequest { pid, proof, done } = request;
         let slot = self.house.keys.slot(pid);
         let clients = self.clients.borrow();
-        let Some(watch) = clients.get(slot as usize) else { return };
-        if !self.house.keys.is_secret(pid, watch.nonce, watch.long_key, secret) {
+        let is_it = |watch: &&Rc<Watch>| self.house.keys.is_proof(pid, watch.nonce, watch.long_key, &proof);
+        let Some(watch) = clients.get(slot as usize).filter(is_it) else {
+            // Who waits may have left.
+            let _ = done.send(());
             return;
-        }
+        };
         match watch.timing().phase {
             // Nothing is under way (H5).
             Phase::Login | Phase::Idle | Phase::Open | Phase::Pinned => {}

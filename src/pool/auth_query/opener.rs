@@ -32,6 +32,6 @@ pub(super) struct Opener {
 
 impl Connect for Opener {
     fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
-        Box::pin(async move { adopt(&self.upstream, &self.login, &settings(self.limit)).await })
+        Box::pin(async move { adopt(&self.upstream, &self.login, &settings(self.limit), drop).await })
     }
 }
