@@ -45,8 +45,10 @@ const FUNCTIONS: &str = "
 /// What everybody has of its own ([`own`]).
 const OWN: &str = "
     CREATE TABLE kept (x int, y text);
-    GRANT ALL ON kept TO app;
+    ALTER TABLE kept OWNER TO app;
     GRANT SELECT ON kept TO reader;
+    CREATE SEQUENCE numbers;
+    GRANT ALL ON SEQUENCE numbers TO app;
     CREATE PROCEDURE ends() LANGUAGE plpgsql AS $$ BEGIN
         INSERT INTO kept VALUES (10, 'committed'); PERFORM set_config('app.mine', 'by a procedure', false); COMMIT;
         INSERT INTO kept VALUES (11, 'undone'); PERFORM set_config('app.mine', 'undone', false); ROLLBACK;
@@ -82,7 +84,7 @@ struct Conversation<'a> {
 impl Conversation<'_> {
     /// Says it all; `between` is called behind each round, where no transaction is open. False where the session has ended.
     async fn say(&self, wire: &mut Wire, mut between: impl AsyncFnMut()) -> bool {
-        self.pg.sql(&own("TRUNCATE kept", self.who)).await;
+        self.pg.sql(&own("TRUNCATE kept; ALTER TABLE kept ALTER y DROP DEFAULT; ALTER SEQUENCE numbers RESTART", self.who)).await;
         for round in self.rounds {
             wire.send_in_pieces(&round.bytes(self.who, self.syncs), round.piece).await;
             match until_the_end(wire).await {

@@ -354,25 +354,28 @@ async fn i4_what_a_client_began_with_is_there_again_behind_its_reset_its_role_to
         &["RESET ROLE; COMMIT; BEGIN; SET ROLE writer; COMMIT"],
         &["RESET ALL; COMMIT; BEGIN; SET work_mem = '5MB'; SET app.mine = 'undone'; ROLLBACK"],
     ] {
-        let mut found = Vec::new();
-        for to in [Endpoint::from(&pg), Endpoint::from(&transaction), Endpoint::from(&session)] {
-            let mut wire = login_with(to, &[("options", "-c role=reader -c app.mine=mine -c work_mem=3MB")]).await;
-            // What was prepared before is run behind it, in batches of their own.
-            let reset = if ways.len() == 1 { "RESET work_mem" } else { "SELECT 1" };
-            wire.send(&[parse("later", reset, &[]), parse("", "SET work_mem TO DEFAULT", &[]), sync()].concat()).await;
-            wire.until_ready().await;
-            for again in [bind("", "later", &[]), bind("", "", &[])] {
-                wire.send(&[again, execute("", 0), sync()].concat()).await;
+        // It keeps its server connection or not, for what that can be asked about or for what it cannot.
+        for keeps in ["SELECT 1", "SELECT setseed(0.5)", "CREATE TEMP TABLE kept (x int)"] {
+            let mut found = Vec::new();
+            for to in [Endpoint::from(&pg), Endpoint::from(&transaction), Endpoint::from(&session)] {
+                let mut wire = login_with(to, &[("options", "-c role=reader -c app.mine=mine -c work_mem=3MB")]).await;
+                // What was prepared before is run behind it, in batches of their own.
+                let reset = if ways.len() == 1 { "RESET work_mem" } else { "SELECT 1" };
+                wire.send(&[parse("later", reset, &[]), parse("", "SET work_mem TO DEFAULT", &[]), sync()].concat()).await;
                 wire.until_ready().await;
-            }
-            for way in ways {
-                wire.query(way).await;
-            }
-            let asked = "SELECT concat_ws(' ', session_user, current_user, current_setting('role'), \
+                for again in [bind("", "later", &[]), bind("", "", &[])] {
+                    wire.send(&[again, execute("", 0), sync()].concat()).await;
+                    wire.until_ready().await;
+                }
+                for said in [&[keeps], ways].concat() {
+                    wire.query(said).await;
+                }
+                let asked = "SELECT concat_ws(' ', session_user, current_user, current_setting('role'), \
                          current_setting('app.mine'), current_setting('work_mem'))";
-            found.push(wire.value(asked).await);
+                found.push(wire.value(asked).await);
+            }
+            assert_eq!(found[1..], [found[0].clone(), found[0].clone()], "{keeps}: {ways:?}");
         }
-        assert_eq!(found[1..], [found[0].clone(), found[0].clone()], "{ways:?}");
     }
 }
 

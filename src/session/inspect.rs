@@ -218,7 +218,11 @@ impl Inspector {
         match self.pin {
             None => self.touched.is_some() || self.hidden,
             Some(Pin::Unnamed) => false,
-            Some(_) => self.releases && (self.pins != self.pins.not_asked() || self.pins != self.pins.without(self.cleared)),
+            Some(_) => {
+                let may_be_gone = self.releases && (self.pins != self.pins.not_asked() || self.pins != self.pins.without(self.cleared));
+                // What the client began with is to be in force again.
+                may_be_gone || self.touched.as_ref().is_some_and(|touched| touched.resets())
+            }
         }
     }
 

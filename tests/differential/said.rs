@@ -90,7 +90,7 @@ impl Said {
 pub fn own(sql: &str, who: &str) -> String {
     let locks = sql.replace("_lock(", &format!("_lock({who}")).replace("_unlock(", &format!("_unlock({who}"));
     let called = locks.replace("locks()", &format!("locks{who}()")).replace("ends()", &format!("ends{who}()"));
-    called.replace("kept", &format!("kept{who}")).replace("chan_", &format!("chan{who}_"))
+    called.replace("kept", &format!("kept{who}")).replace("numbers", &format!("numbers{who}")).replace("chan_", &format!("chan{who}_"))
 }
 
 const READS: &[&str] = &[
@@ -133,6 +133,15 @@ const WRITES: &[&str] = &[
     "DO $$ BEGIN INSERT INTO kept VALUES (8, 'committed'); COMMIT; INSERT INTO kept VALUES (9, 'undone'); ROLLBACK; END $$",
     "DO $$ BEGIN RAISE NOTICE 'heard'; END $$",
     "DO $$ BEGIN RAISE WARNING 'heard'; PERFORM 1/0; END $$",
+    "SELECT nextval('numbers')",
+    "WITH new AS (INSERT INTO kept VALUES (5, 'new') RETURNING x) SELECT x FROM new",
+    "ALTER TABLE kept ALTER y SET DEFAULT 'by default'",
+    "INSERT INTO kept (x) VALUES (6) RETURNING y",
+    // What nothing may stand in front of in its transaction.
+    "VACUUM kept",
+    "CREATE DATABASE kept",
+    "ALTER SYSTEM RESET work_mem",
+    "SELECT pg_cancel_backend(pg_backend_pid())",
 ];
 
 const TRANSACTIONS: &[&str] = &[
@@ -153,6 +162,10 @@ const TRANSACTIONS: &[&str] = &[
     "RELEASE s",
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "PREPARE TRANSACTION 'two phases'",
+    "COMMIT PREPARED 'two phases'",
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE NOT DEFERRABLE",
+    "SET TRANSACTION READ ONLY",
+    "SET CONSTRAINTS ALL DEFERRED",
 ];
 
 const SETTINGS: &[&str] = &[
@@ -310,6 +323,9 @@ const TOGETHER: &[&str] = &[
     "LISTEN chan_a; NOTIFY chan_a, 'together'",
     "NOTIFY chan_b, 'last'; UNLISTEN *",
     "BEGIN; NOTIFY chan_a, 'undone'; ROLLBACK",
+    "BEGIN; SELECT nextval('numbers'); SELECT currval('numbers'); COMMIT",
+    "BEGIN; SELECT setseed(0.5); SELECT random(); COMMIT",
+    "SET work_mem = '17MB'; VACUUM kept",
 ];
 
 const COPIES: &[&str] = &["COPY kept FROM STDIN", "COPY kept (x) FROM STDIN WITH (FORMAT csv)", "SELECT 1; COPY kept FROM STDIN; SELECT 2"];
