@@ -232,6 +232,25 @@ async fn a_client_that_takes_its_pin_back_shares_again_or_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_sequence_lets_go_although_something_has_failed_before_or_was_only_prepared() {
+    let pg = Postgres::start().await;
+    pg.sql("CREATE SEQUENCE numbers; GRANT ALL ON SEQUENCE numbers TO app").await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let mut next = login(&proxy).await;
+    let failing = query("SELECT 1/0");
+    let prepared = [parse("", "DISCARD ALL", &[]), sync()].concat();
+    for (before, end) in [(&failing, "DISCARD ALL"), (&failing, "DISCARD SEQUENCES"), (&prepared, "DISCARD ALL")] {
+        let mut owner = login(&proxy).await;
+        owner.query("SELECT nextval('numbers'); SELECT currval('numbers')").await;
+        owner.send(before).await;
+        owner.until_ready().await;
+        is(&proxy, r#"pgweir_pinned{tenant="default",reason="sequence"}"#, 1.0).await;
+        owner.query(end).await;
+        assert_eq!(next.value("SELECT 'served'").await, "served");
+    }
+}
+
+#[tokio::test]
 async fn what_no_reset_ends_costs_the_server_connection() {
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).start().await;

@@ -218,11 +218,8 @@ impl Inspector {
         match self.pin {
             None => self.touched.is_some() || self.hidden,
             Some(Pin::Unnamed) => false,
-            Some(_) => {
-                let may_be_gone = self.releases && (self.pins != self.pins.not_asked() || self.pins != self.pins.without(self.cleared));
-                // What the client began with is to be in force again.
-                may_be_gone || self.touched.as_ref().is_some_and(|touched| touched.resets())
-            }
+            // Even where nothing can be gone: what comes after a failure is certain again once this was looked at, and what the client began with is in force behind its RESET.
+            Some(_) => self.releases || self.touched.as_ref().is_some_and(|touched| touched.resets()),
         }
     }
 

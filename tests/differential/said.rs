@@ -324,7 +324,6 @@ const TOGETHER: &[&str] = &[
     "NOTIFY chan_b, 'last'; UNLISTEN *",
     "BEGIN; NOTIFY chan_a, 'undone'; ROLLBACK",
     "BEGIN; SELECT nextval('numbers'); SELECT currval('numbers'); COMMIT",
-    "BEGIN; SELECT setseed(0.5); SELECT random(); COMMIT",
     "SET work_mem = '17MB'; VACUUM kept",
 ];
 

@@ -83,10 +83,15 @@ fn i7_a_pin_is_looked_into_where_it_may_have_ended() {
 
     // No question tells of a sequence; a text may.
     let mut inspector = Inspector::new(true);
-    read(&mut inspector, &[query("SELECT lastval()"), query("UNLISTEN *")]);
+    read(&mut inspector, &[query("SELECT lastval()"), query("SELECT 1")]);
     assert!(!inspector.wants_examination());
     read(&mut inspector, &[query("DISCARD SEQUENCES")]);
     assert!(inspector.wants_examination());
+    let mut inspector = Inspector::new(true);
+    read(&mut inspector, &[query("SELECT lastval()"), query("SELECT 1/0")]);
+    inspector.failed();
+    assert!(inspector.wants_examination(), "what comes behind it is certain again");
+    read(&mut inspector, &[query("DISCARD SEQUENCES")]);
     let Examination { pins, cleared, .. } = inspector.take_examination();
     assert!(pins.without(cleared).is_empty());
     read(&mut inspector, &[query("SELECT lastval()")]);
