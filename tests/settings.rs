@@ -192,19 +192,36 @@ async fn i4_reset_goes_back_to_the_clients_own_startup() {
     assert_eq!(wire.value("SHOW work_mem").await, "2MB");
 }
 
+/// Says these: as Queries, or each prepared by a name, as a driver does, and executed in a batch of its own.
+async fn say_all(wire: &mut Wire, texts: &[&str], are_prepared: bool) {
+    for (at, text) in texts.iter().enumerate() {
+        if !are_prepared || text.contains(';') && !text.starts_with("DO") {
+            wire.query(text).await;
+            continue;
+        }
+        let name = format!("s{at}");
+        wire.send(&[parse(&name, text, &[]), sync()].concat()).await;
+        wire.until_ready().await;
+        wire.send(&[bind("", &name, &[]), execute("", 0), sync()].concat()).await;
+        wire.until_ready().await;
+    }
+}
+
 #[tokio::test]
 async fn i4_in_a_session_pool_reset_goes_back_to_the_clients_own_startup_too() {
-    const ASKED: [&str; 6] = [
+    const ASKED: [&str; 7] = [
         "SHOW DateStyle",
         "SHOW TimeZone",
         "SHOW work_mem",
         "SELECT coalesce(current_setting('app.mine', true), '')",
         "SHOW application_name",
         "SHOW extra_float_digits",
+        // A transaction may be read-only, and what was left before stays.
+        "SHOW transaction_read_only",
     ];
     let pg = Postgres::start().await;
-    let proxy =
-        Proxy::new(&pg).max_connections(1).pool_mode("session").set("upstreams.main.application_name", "of the proxy").start().await;
+    let before = |mode| Proxy::new(&pg).max_connections(1).pool_mode(mode).set("upstreams.main.application_name", "of the proxy");
+    let (proxy, changing) = (before("session").start().await, before("transaction").start().await);
     let startup = [
         ("datestyle", "German"),
         ("TimeZone", "Asia/Tokyo"),
@@ -218,24 +235,24 @@ async fn i4_in_a_session_pool_reset_goes_back_to_the_clients_own_startup_too() {
         &["SET TimeZone = 'UTC'", "SET app.mine = 'two'", "BEGIN", "RESET TimeZone", "RESET app.mine", "ROLLBACK"],
         &["RESET ALL; SET TimeZone = 'UTC'", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "RESET app.mine"],
         &["DO $$ BEGIN PERFORM set_config('app.mine', 'hidden', false); END $$", "RESET DateStyle"],
+        &["RESET work_mem", "SELECT 1", "SET work_mem = '6MB'", "RESET ALL"],
+        &["SET work_mem = '6MB'", "DO $$ BEGIN EXECUTE 'RESET work_mem'; END $$"],
+        &["SET TimeZone = 'UTC'", "SELECT set_config('TimeZone', NULL, false)", "SELECT set_config('work_mem', NULL, false) WHERE false"],
     ] {
         let mut found = Vec::new();
-        for to in [Endpoint::from(&pg), Endpoint::from(&proxy)] {
+        let everywhere = || [Endpoint::from(&pg), Endpoint::from(&proxy), Endpoint::from(&changing)];
+        for (to, are_prepared) in everywhere().map(|to| (to, false)).into_iter().chain(everywhere().map(|to| (to, true))) {
             let mut wire = Wire::connect(to).await;
             wire.start(&[&[("user", "app"), ("database", "app")], &startup[..]].concat()).await;
             wire.authenticate("app", "secret").await.unwrap();
-            for way in ways {
-                wire.query(way).await;
-            }
+            say_all(&mut wire, ways, are_prepared).await;
             let mut values = Vec::new();
             for question in ASKED {
                 values.push(wire.value(question).await);
             }
-            // A transaction may be read-only, and what was left before stays.
-            values.push(wire.value("SHOW transaction_read_only").await);
             found.push(values);
         }
-        assert_eq!(found[0], found[1], "{ways:?}");
+        assert!(found.iter().all(|other| *other == found[0]), "{ways:?} {found:#?}");
     }
     // What is reported is told anew, and what the session listens to, or has prepared, is there as before.
     let mut wire = login_with(&proxy, &[("datestyle", "German")]).await;

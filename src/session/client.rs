@@ -18,7 +18,7 @@ use super::inspect::HELD;
 use super::login::LoggedIn;
 use super::names::Names;
 use super::phase::Phase;
-use super::pins::{Pin, PinSlot, Pins};
+use super::pins::{Kept, PinSlot};
 use super::relay::{First, Relay};
 use super::watch::{Signal, Watch};
 use super::worker::Worker;
@@ -72,8 +72,8 @@ pub struct Client {
     pub(super) was_refused: bool,
     /// Its prepared statements that set its deadline.
     pub(super) own: Option<Box<Own>>,
-    /// Why that is one that the client has kept, and the reason that was told before.
-    pub(super) kept: Option<(Pins, Option<Pin>)>,
+    /// That is one that the client has kept.
+    pub(super) kept: Option<Kept>,
     _admitted: Admitted,
 }
 

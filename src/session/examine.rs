@@ -11,7 +11,7 @@ use bytes::BytesMut;
 
 use super::channels::Relistened;
 use super::client::Client;
-use super::pins::{Examination, Pin, Pins};
+use super::pins::{Examination, Kept, Pin, Pins};
 use super::relay::First;
 use crate::config::PoolMode;
 use crate::fault::Fault;
@@ -70,10 +70,10 @@ impl Client {
         // As far as is known: only what the functions do was to be asked.
         let is_session = self.watch.pool.mode == PoolMode::Session;
         let leaves_nothing = !is_session && examination.is_empty() && pin.is_none() && relistened.is_none();
-        let worker = Rc::clone(&self.worker);
+        let (worker, resets) = (Rc::clone(&self.worker), examination.resets);
         let finding = async {
             if is_session {
-                let mut told = self.begin_again(lease.server_mut(), examination.resets_rights).await?;
+                let mut told = self.begin_again(lease.server_mut(), resets.now().rights).await?;
                 self.take_heard(&mut lease, None, &mut told);
                 return Ok((told, Some(lease), examination.pins));
             }
@@ -103,7 +103,7 @@ impl Client {
         };
         match lease {
             Some(lease) if is_session || !pins.is_empty() => {
-                self.kept = Some((pins, pin));
+                self.kept = Some(Kept { pins, told: pin, resets });
                 self.leased = Some((lease, First::Nothing, at));
             }
             rest => {
@@ -209,7 +209,7 @@ impl Client {
             let others = touched.reset.iter().chain(&touched.set_before);
             names.extend(others.filter(|name| !is_told(name)).cloned());
         }
-        let mut in_force = (*before).clone();
+        let (mut in_force, mut hidden_back) = ((*before).clone(), Vec::new());
         if touched.resets_all && is_certain {
             in_force = if touched.resets_rights { Settings::default() } else { before.rights() };
         }
@@ -218,6 +218,8 @@ impl Client {
             let is_unlisted = |name: &[u8]| !listed.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
             let unlisted = || before.iter().filter(|setting| is_unlisted(&setting.name)).map(|setting| &setting.name);
             let gone: Changes = unlisted().filter(|name| !may_be_unlisted(name)).map(|name| (name.clone(), None)).collect();
+            // Whatever has reset them, it was not said where it could be read.
+            hidden_back.extend(gone.iter().map(|(name, _)| name.clone()));
             names.extend(unlisted().filter(|name| name.contains(&b'.')).cloned().chain(RIGHTS.map(|name| Box::from(name.as_bytes()))));
             in_force = in_force.changed(gone).changed(listed);
         }
@@ -238,7 +240,7 @@ impl Client {
             in_force = in_force.changed(resets().map(|name| (name.clone(), None)));
         }
         let back = resets().filter(|name| in_force.get(name).is_none());
-        wanted = wanted.changed(back.map(|name| (name.clone(), began_with(name).map(Box::from))).collect::<Changes>());
+        wanted = wanted.changed(back.chain(&hidden_back).map(|name| (name.clone(), began_with(name).map(Box::from))).collect::<Changes>());
         if touched.is_hidden {
             // Settings of a program's own are in no list: whatever their names are, they end here.
             server.run(b"RESET ALL").await?.map_err(Broken::Refused)?;

@@ -11,7 +11,8 @@ mod unnamed;
 use std::sync::Arc;
 
 use course::Course;
-use resets::{Reset, Resets};
+use resets::Reset;
+pub use resets::Resets;
 use unnamed::{Stage, Unnamed};
 
 use super::pins::{Examination, Pin, Pins};
@@ -233,13 +234,13 @@ impl Inspector {
     pub fn take_examination(&mut self) -> Examination {
         let asks_for_pins = self.hidden || self.releases && !self.pins.is_empty();
         let is_partial = self.course.is_partial();
-        let resets_rights = self.resets.now().rights;
-        Examination { touched: self.touched.take(), pins: self.pins, asks_for_pins, cleared: self.cleared, is_partial, resets_rights }
+        Examination { touched: self.touched.take(), pins: self.pins, asks_for_pins, cleared: self.cleared, is_partial, resets: self.resets }
     }
 
-    /// A lease that goes on with these pins.
-    pub fn resume(&mut self, pins: Pins) {
+    /// A lease that goes on with these pins, and with what was prepared in it.
+    pub fn resume(&mut self, pins: Pins, resets: Resets) {
         self.pins = pins;
+        self.resets = resets.again();
         // What other clients may do for it comes last.
         self.pin = pins.but(Pin::Sql(PinReason::Listen)).first().or_else(|| pins.first());
         self.lasting = pins.has(Pin::Sql(PinReason::Load)) || pins.has(Pin::Sql(PinReason::Session));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::inspect::Resets;
 use super::phase::Phase;
 use super::relay::Relay;
 use super::watch::{Tenant, Watch};
@@ -176,13 +177,13 @@ impl Drop for PinSlot {
 impl Relay<'_> {
     /// The client has kept its server connection, and has asked nothing of it yet.
     pub(super) fn go_on(&mut self, now: Moment) {
-        let Some((pins, before)) = self.client.kept.take() else { return };
-        self.inspector.resume(pins);
+        let Some(Kept { pins, told, resets }) = self.client.kept.take() else { return };
+        self.inspector.resume(pins, resets);
         self.client.watch.enter(Phase::Pinned, now);
         self.client.watch.set(|timing| timing.transaction_since = None);
         self.pinned = self.inspector.pin().filter(|_| self.client.watch.pool.mode != PoolMode::Session);
         let Some(pin) = self.pinned else { return };
-        self.count_pin(pin, before != Some(pin));
+        self.count_pin(pin, told != Some(pin));
     }
 
     #[cold]
@@ -250,8 +251,18 @@ pub struct Examination {
     pub cleared: Pins,
     /// Some of them were not run for certain, in their order.
     pub is_partial: bool,
-    /// In a session pool: whose rights the session has may have gone back to what the server connection began with, too.
-    pub resets_rights: bool,
+    /// In a session pool: which settings may have gone back to what the server connection began with, and which may when what is prepared runs.
+    pub resets: Resets,
+}
+
+/// Why a client has kept its server connection, and what it will be read by.
+#[derive(Debug)]
+pub struct Kept {
+    pub pins: Pins,
+    /// The reason that was told before.
+    pub told: Option<Pin>,
+    /// In a session pool: what it has prepared.
+    pub resets: Resets,
 }
 
 impl Examination {

@@ -14,11 +14,17 @@ pub struct Reset {
 impl Reset {
     /// What a text with these effects resets; one that is not all here may reset any.
     pub fn of(effects: Effects, text: &[u8], whole: bool) -> Self {
-        if !effects.changes_settings() {
-            return Self::default();
+        let mut reset = Self::default();
+        if effects.changes_settings() {
+            let touched = sql::settings(text);
+            reset.add(Self { any: !whole || touched.resets(), rights: touched.resets_a_right() });
         }
-        let touched = sql::settings(text);
-        Self { any: !whole || touched.resets(), rights: touched.resets_a_right() }
+        // What is hidden in it says the word.
+        let says = |word: &[u8]| text.windows(word.len()).any(|here| here.eq_ignore_ascii_case(word));
+        if effects.is_opaque() && says(b"reset") {
+            reset.add(Self { any: true, rights: says(b"role") || says(b"authorization") });
+        }
+        reset
     }
 
     fn add(&mut self, other: Self) {
@@ -76,6 +82,14 @@ mod tests {
 
     fn reset(text: &str) -> Reset {
         Reset::of(sql::session_state(text.as_bytes()), text.as_bytes(), true)
+    }
+
+    #[test]
+    fn what_is_hidden_resets_where_it_says_so() {
+        assert_eq!(reset("DO $$ BEGIN PERFORM 1; END $$"), Reset::default());
+        assert_eq!(reset("DO $$ BEGIN EXECUTE 'Reset work_mem'; END $$"), Reset { any: true, rights: false });
+        assert_eq!(reset("DO $$ BEGIN EXECUTE 'RESET ROLE'; END $$"), Reset { any: true, rights: true });
+        assert_eq!(reset("SELECT 'reset'"), Reset::default());
     }
 
     #[test]

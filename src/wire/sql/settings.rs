@@ -27,7 +27,7 @@ pub struct Touched {
     pub reset_before: Vec<Box<[u8]>>,
     /// Something is changed whose name the text does not say, or that no value describes.
     pub is_unknown: bool,
-    /// The text also begins, ends or undoes a transaction: what came before may not hold.
+    /// The text also begins, ends or undoes a transaction, so that what came before may not hold; or what it resets only perhaps.
     pub has_transaction: bool,
     /// A part of the text is hidden and may change any.
     pub is_hidden: bool,
@@ -309,7 +309,13 @@ impl<'a> Walk<'a> {
         }
         self.takes(&["text"]);
         match name {
-            Some(name) if self.ahead == Some(Token::Mark(b',')) => self.note(name, false),
+            Some(name) if self.ahead == Some(Token::Mark(b',')) => {
+                self.step();
+                let is_reset = self.is("null");
+                // The call need not be reached.
+                self.found.has_transaction |= is_reset;
+                self.note(name, is_reset);
+            }
             _ => self.found.is_unknown = true,
         }
     }
@@ -381,6 +387,9 @@ mod tests {
         resets("RESET TIME ZONE", "timezone");
         resets("SET NAMES", "client_encoding");
         resets("RESET ROLE", "role");
+        resets("SELECT set_config('work_mem', NULL, false)", "work_mem");
+        assert!(settings(b"SELECT set_config('a', null, false)").has_transaction, "it may stand behind WHERE false");
+        sets("SELECT set_config('a', 'NULL', false), set_config('b', nullif($1, ''), false)", "a b");
         resets("RESET SESSION AUTHORIZATION", "session_authorization role");
         assert!(settings(b"RESET ALL").resets_all && settings(b"SELECT 1; DISCARD ALL").resets_all);
         assert!(!settings(b"RESET ALL").resets_rights && settings(b"SELECT 1; DISCARD ALL; RESET ALL").resets_rights);
