@@ -2,6 +2,7 @@
 
 use super::harness::frames;
 use proptest::collection::vec;
+use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -418,10 +419,18 @@ pub struct Round {
     pub piece: usize,
 }
 
+/// What is prepared before anything else, as by drivers that do so, to be executed in later rounds.
+fn prepared() -> impl Strategy<Value = Round> {
+    let texts = prop_oneof![1 => select(READS), 2 => select(TRANSACTIONS), 3 => select(SETTINGS), 2 => select(KEPT)];
+    let parses = (select(&["a", "b", "c"][..]), texts).prop_filter("it is answered alike", parses_alike);
+    let said = vec(parses.prop_map(|(name, sql)| Said::Parse(name, sql, false)), 1..4);
+    said.prop_map(|said| Round { said, piece: 4096 })
+}
+
 /// A conversation.
 pub fn rounds() -> impl Strategy<Value = Vec<Round>> {
     let round = (vec(said(), 1..6), select(&[4096, 4096, 4096, 57, 7][..])).prop_map(|(said, piece)| Round { said, piece });
-    vec(round, 1..8)
+    (weighted(0.3, prepared()), vec(round, 1..8)).prop_map(|(first, rest)| first.into_iter().chain(rest).collect())
 }
 
 /// Ends whatever may be going on, and asks for an answer that nothing else has: an empty query's.
