@@ -144,7 +144,7 @@ impl Client {
             touched.get_or_insert_default().add(traces.into());
         }
         if let Some(touched) = touched {
-            is_certain &= !touched.has_transaction;
+            is_certain &= !touched.is_doubtful;
             told = Box::pin(self.learn_settings(server, &touched, is_certain)).await?;
         }
         let mut left = if is_certain { pins.without(cleared) } else { pins };

@@ -27,8 +27,8 @@ pub struct Touched {
     pub reset_before: Vec<Box<[u8]>>,
     /// Something is changed whose name the text does not say, or that no value describes.
     pub is_unknown: bool,
-    /// The text also begins, ends or undoes a transaction, so that what came before may not hold; or what it resets only perhaps.
-    pub has_transaction: bool,
+    /// Not all of it need hold: the text also begins, ends or undoes a transaction, or resets something by a call that it need not reach.
+    pub is_doubtful: bool,
     /// A part of the text is hidden and may change any.
     pub is_hidden: bool,
 }
@@ -65,7 +65,7 @@ impl Touched {
             self.note(name, false);
         }
         self.is_unknown |= other.is_unknown;
-        self.has_transaction |= other.has_transaction;
+        self.is_doubtful |= other.is_doubtful;
         self.is_hidden |= other.is_hidden;
     }
 }
@@ -171,7 +171,7 @@ impl<'a> Walk<'a> {
             .iter()
             .any(|word| self.is(word))
         {
-            self.found.has_transaction = true;
+            self.found.is_doubtful = true;
         }
         loop {
             match self.ahead {
@@ -313,7 +313,7 @@ impl<'a> Walk<'a> {
                 self.step();
                 let is_reset = self.is("null");
                 // The call need not be reached.
-                self.found.has_transaction |= is_reset;
+                self.found.is_doubtful |= is_reset;
                 self.note(name, is_reset);
             }
             _ => self.found.is_unknown = true,
@@ -388,7 +388,7 @@ mod tests {
         resets("SET NAMES", "client_encoding");
         resets("RESET ROLE", "role");
         resets("SELECT set_config('work_mem', NULL, false)", "work_mem");
-        assert!(settings(b"SELECT set_config('a', null, false)").has_transaction, "it may stand behind WHERE false");
+        assert!(settings(b"SELECT set_config('a', null, false)").is_doubtful, "it may stand behind WHERE false");
         sets("SELECT set_config('a', 'NULL', false), set_config('b', nullif($1, ''), false)", "a b");
         resets("RESET SESSION AUTHORIZATION", "session_authorization role");
         assert!(settings(b"RESET ALL").resets_all && settings(b"SELECT 1; DISCARD ALL").resets_all);
@@ -464,8 +464,8 @@ mod tests {
 
     #[test]
     fn a_transaction_within_the_text_is_told() {
-        assert!(settings(b"BEGIN; SET a = 1; ROLLBACK").has_transaction);
-        assert!(!settings(b"SET a = 1; SELECT 1").has_transaction);
+        assert!(settings(b"BEGIN; SET a = 1; ROLLBACK").is_doubtful);
+        assert!(!settings(b"SET a = 1; SELECT 1").is_doubtful);
     }
 
     proptest! {
