@@ -34,6 +34,8 @@ async fn b1_a_length_that_cannot_be_is_refused_before_its_bytes_are_awaited() {
         [b'Q', b'P', b'B', b'D', b'S', b'd', b'X'].into_iter().flat_map(|kind| [head(kind, 0), head(kind, 3)]).collect();
     impossible.extend([b'Q', b'P', b'B', b'F', b'd'].into_iter().flat_map(|kind| [head(kind, 0x4000_0000), head(kind, u32::MAX)]));
     impossible.extend([b'C', b'D', b'E', b'H', b'S', b'X', b'c', b'f'].map(|kind| head(kind, 10_001)));
+    impossible.extend([b'H', b'S'].map(|kind| head(kind, 5)));
+    impossible.push([head(b'D', 7), b"Snn".to_vec()].concat());
     let before = proxy.resident_bytes();
     for in_transaction in [false, true] {
         for bytes in &impossible {

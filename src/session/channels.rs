@@ -54,7 +54,7 @@ pub enum Relistened {
     Inside,
 }
 
-/// What a lease of a client's that listens needs beside.
+/// What a lease needs beside whose client listens, or may have to hear of its settings before it hears that all is done.
 #[derive(Debug, Default)]
 pub struct Ears {
     /// The server connection listens to the same.
@@ -140,19 +140,25 @@ fn first_batch(bytes: &[u8]) -> usize {
 }
 
 impl Relay<'_> {
-    /// What has come from the server for a client that listens: all that was notified before it must come before the end of it.
+    /// Whether the client's settings may have gone back to what the server connection began with, where the client began with others.
+    #[inline]
+    pub(super) fn goes_back(&self) -> bool {
+        self.inspector.may_go_back() && !self.client.startup.is_empty()
+    }
+
+    /// What has come from the server for a client that listens: all that was notified before it must come before the end of it. One whose settings have gone back, and that
+    /// was told so, is told before the end what they are from now on: in what it says next it goes by its encoding.
     #[cold]
     pub(super) fn answer_with_ears(&mut self, bytes: &[u8]) -> Result<bool, Stop> {
-        if let Some(ears) = &mut self.ears {
-            ears.kept = Some(Vec::new());
-        }
+        self.ears.get_or_insert_default().kept = Some(Vec::new());
         let outcome = self.answer_as_it_is(bytes);
         let Some(ears) = self.ears.as_deref_mut() else { return outcome };
         let mut kept = ears.kept.take().unwrap_or_default();
         if let Some(subscription) = &self.client.channels {
             kept = ears.without_doubles(&kept, subscription.channels());
         }
-        if matches!(outcome, Err(Stop::Examine)) && kept.ends_with(READY) {
+        let waits = self.client.channels.is_some() || self.has_reported;
+        if waits && matches!(outcome, Err(Stop::Examine)) && kept.ends_with(READY) {
             kept.truncate(kept.len() - READY.len());
             ears.holds_ready = true;
         }
@@ -168,7 +174,7 @@ impl Relay<'_> {
     /// Whether the server connection may have to listen to what the client listens to before it gets these bytes, or some of them.
     #[cold]
     pub(super) fn speaks_of_channels(&mut self, bytes: &[u8]) -> bool {
-        let Some(ears) = self.ears.as_deref_mut() else { return false };
+        let Some(ears) = self.ears.as_deref_mut().filter(|_| self.client.channels.is_some()) else { return false };
         if ears.relistened == Some(Relistened::Outside) {
             ears.has_just_relistened = false;
             return false;

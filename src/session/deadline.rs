@@ -231,7 +231,7 @@ impl Client {
             self.unnamed = definition;
         } else {
             let pool = &self.watch.pool;
-            let statement = pool.statements.intern(&self.settings.context(), &definition, |_| Effects::default());
+            let statement = pool.statements.intern(&self.settings.context_of(&definition), &definition, |_| Effects::default());
             self.names.learn(&name, statement);
         }
         self.own.get_or_insert_default().add(&name, statement);

@@ -17,7 +17,7 @@ use crate::config::PoolMode;
 use crate::fault::Fault;
 use crate::net::{Moment, now};
 use crate::pool::Lease;
-use crate::upstream::{Broken, Known, Reported, Server, Settings};
+use crate::upstream::{Broken, Form, Known, Reported, Server, Settings};
 use crate::wire::sql::{self, PinReason, RIGHTS, Touched};
 use crate::wire::{Status, say};
 
@@ -145,6 +145,8 @@ impl Client {
         }
         if let Some(touched) = touched {
             is_certain &= !touched.is_doubtful;
+            let form = form(server);
+            let touched = touched.as_of(|name| is_askable(name, form));
             told = Box::pin(self.learn_settings(server, &touched, is_certain)).await?;
         }
         let mut left = if is_certain { pins.without(cleared) } else { pins };
@@ -305,25 +307,42 @@ fn may_be_unlisted(name: &[u8]) -> bool {
     name.contains(&b'.') || sql::is_right(name)
 }
 
+/// In which form the server tells what is wanted in the database's encoding.
+fn form(server: &Server) -> Form {
+    let reported = |name: &[u8]| server.state.reported_value(name);
+    if reported(b"client_encoding") == reported(b"server_encoding") { Form::Plain } else { Form::Hex }
+}
+
+/// Whether a setting of this name, as a client has written it, can be asked about: what is not ASCII has to be of the database's encoding.
+fn is_askable(name: &[u8], form: Form) -> bool {
+    name.is_ascii() || form == Form::Plain && std::str::from_utf8(name).is_ok()
+}
+
 /// All settings that the session has and a fresh one has not, as far as the server lists them.
 async fn ask_all(server: &mut Server) -> Result<Changes, Broken> {
-    let sql = b"SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings \
-        WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.!~) '^transaction_'";
-    let rows = server.ask(sql).await?.map_err(Broken::Refused)?;
+    let form = form(server);
+    let sql = [
+        b"SELECT name, ",
+        &form.of(b"pg_catalog.current_setting(name)")[..],
+        b" FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.!~) '^transaction_'",
+    ];
+    let rows = server.ask(&sql.concat()).await?.map_err(Broken::Refused)?;
     let pairs = rows.into_iter().filter_map(|row| <[_; 2]>::try_from(row).ok());
-    Ok(pairs.filter_map(|[name, value]| Some((name?, value))).collect())
+    Ok(pairs.filter_map(|[name, value]| Some((name?, value.and_then(|value| form.read(value))))).collect())
 }
 
 /// The values of these settings, in this order: reported, or asked for in one question.
 async fn read(server: &mut Server, names: &[Box<[u8]>]) -> Result<Changes, Broken> {
-    let reported = |name: &[u8]| server.state.reported_value(name).map(Box::from);
+    let form = form(server);
+    let is_of_the_database = |value: &&[u8]| form == Form::Plain || value.is_ascii();
+    let reported = |name: &[u8]| server.state.reported_value(name).filter(is_of_the_database).map(Box::from);
     let mut values: Changes = names.iter().map(|name| (name.clone(), reported(name))).collect();
     let mut asked: Vec<_> = values.iter_mut().filter(|(_, value)| value.is_none()).collect();
     if !asked.is_empty() {
-        let sql = Settings::question(asked.iter().map(|(name, _)| &**name));
+        let sql = Settings::question(asked.iter().map(|(name, _)| &**name), form);
         let rows = server.ask(&sql).await?.map_err(Broken::Refused)?;
         for (asked, value) in asked.iter_mut().zip(rows.into_iter().next().unwrap_or_default()) {
-            asked.1 = value;
+            asked.1 = value.and_then(|value| form.read(value));
         }
     }
     Ok(values)

@@ -230,6 +230,12 @@ impl Inspector {
         self.resets.now().any
     }
 
+    /// Whether settings may have gone back, in a pool of any kind.
+    #[inline]
+    pub fn may_go_back(&self) -> bool {
+        self.has_reset() || self.touched.as_ref().is_some_and(|touched| touched.is_hidden || touched.resets())
+    }
+
     /// What is to be found out; whoever takes it has to.
     pub fn take_examination(&mut self) -> Examination {
         let asks_for_pins = self.hidden || self.releases && !self.pins.is_empty();

@@ -325,7 +325,7 @@ impl<'a> Relay<'a> {
         if self.ahead.is_some() {
             return self.answer_to_settings(bytes);
         }
-        if self.ears.is_some() {
+        if self.ears.is_some() || self.goes_back() {
             return self.answer_with_ears(bytes);
         }
         self.answer_as_it_is(bytes)

@@ -15,6 +15,7 @@ use crate::fault::Fault;
 use crate::net::now;
 use crate::pool::Pool;
 use crate::upstream::{Settings, State, note_reported};
+use crate::wire::Malformed;
 use crate::wire::message;
 use crate::wire::scan::Side;
 use crate::wire::sql::{self, Effects, Mention};
@@ -277,6 +278,8 @@ impl Relay<'_> {
                 edit.puts_off = true;
                 self.client.put_off(&mut self.inspector, kind, body, unnamed_before);
             }
+            // It has no end.
+            Rewritten::NameTooLong if is_whole => return Err(Stop::Malformed(Malformed::Body)),
             Rewritten::NameTooLong => {
                 let what = "a prepared statement or portal with a name of many kilobytes";
                 return Err(Stop::fault(Fault::Unsupported(what)));

@@ -216,7 +216,7 @@ impl Clerk<'_> {
             self.pass(piece);
             return Some(Rewritten::ByItsName);
         }
-        let statement = self.known.intern(&self.settings.context(), definition, sql::session_state);
+        let statement = self.known.intern(&self.settings.context_of(definition), definition, sql::session_state);
         let mut note = Note::new(Show::Say(b'1'), Server::Untouched);
         // What a transaction that may have failed says to a Parse only its server knows.
         if self.owed.readies() > 0 || self.owed.status() == Status::Failed && !sql::ends_transaction(definition) {

@@ -20,5 +20,5 @@ pub use owed::{Answer, Owed};
 pub use prepared::{Prepared, SERVER_NAME, ServerName, Statement, Statements, Written};
 pub use role::Role;
 pub use server::{Server, Sign, Signs, State, Travelling, note_reported};
-pub use settings::{Settings, SharedSettings, in_own_transaction};
+pub use settings::{Form, Settings, SharedSettings, in_own_transaction};
 pub use target::{CANCEL_LIMIT, Login, PassThrough, Place, ServerSecret, Target};

@@ -13,7 +13,8 @@ const USER: &str = RIGHTS[0];
 const ROLE: &str = RIGHTS[1];
 
 /// The settings that a client's session has and a fresh one would not have: those of its startup, and what it has set since. Before and behind a role or another
-/// user they are in the order in which they were set, for what one may set is refused to another. Equal ones are shared within a pool.
+/// user they are in the order in which they were set, for what one may set is refused to another. Equal ones are shared within a pool. Names and values are in the
+/// database's encoding, whatever the client's is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Settings(Box<[Setting]>);
 
@@ -88,10 +89,11 @@ impl Settings {
         Self(self.0.iter().filter(|setting| *setting.name != *name.as_bytes()).cloned().collect())
     }
 
-    /// What of them decides the meaning of a statement's text: the search path and the user.
-    pub fn context(&self) -> Vec<u8> {
+    /// What of them decides the meaning of a statement with this definition: the search path and the user, and the encoding where not all of it is ASCII.
+    pub fn context_of(&self, definition: &[u8]) -> Vec<u8> {
         let mut context = Vec::new();
-        for name in ["search_path", ROLE, USER] {
+        let encoding = (!definition.is_ascii()).then_some("client_encoding");
+        for name in ["search_path", ROLE, USER].into_iter().chain(encoding) {
             context.extend_from_slice(self.value(name).unwrap_or_default());
             context.push(0);
         }
@@ -104,9 +106,9 @@ impl Settings {
     }
 
     /// The query that asks for the values of these settings, one row of them; NULL for what there is not.
-    pub fn question<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    pub fn question<'a>(names: impl Iterator<Item = &'a [u8]>, form: Form) -> Vec<u8> {
         let calls: Vec<Vec<u8>> =
-            names.map(|name| [b"pg_catalog.current_setting(", &quoted_literal(name)[..], b", true)"].concat()).collect();
+            names.map(|name| form.of(&[b"pg_catalog.current_setting(", &literal(name)[..], b", true)"].concat())).collect();
         [b"SELECT ".as_slice(), &calls.join(&b", "[..])].concat()
     }
 
@@ -142,6 +144,37 @@ impl Settings {
     fn own_before(&self, name: &str) -> impl Iterator<Item = &Setting> {
         let end = self.0.iter().position(|setting| whose_rights(&setting.name) == Some(name)).unwrap_or_default();
         self.0.iter().take(end).filter(|setting| !is_right(&setting.name))
+    }
+}
+
+/// In which form a server is asked for texts that are wanted in the database's encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As they are: its client's encoding is the database's.
+    Plain,
+    /// Each byte as two digits.
+    Hex,
+}
+
+impl Form {
+    /// The expression that says in this form what `sql` is.
+    pub fn of(self, sql: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Plain => sql.to_vec(),
+            Self::Hex => [b"pg_catalog.encode(pg_catalog.convert_to(", sql, b", pg_catalog.getdatabaseencoding()), 'hex')"].concat(),
+        }
+    }
+
+    /// What an answer in this form stands for; none where it is not of it.
+    pub fn read(self, answer: Box<[u8]>) -> Option<Box<[u8]>> {
+        match self {
+            Self::Plain => Some(answer),
+            Self::Hex => {
+                let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                let byte = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
+                answer.chunks(2).map(byte).collect()
+            }
+        }
     }
 }
 
@@ -185,8 +218,23 @@ fn whose_rights(name: &[u8]) -> Option<&'static str> {
 }
 
 fn call(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {
-    let value = value.map_or_else(|| b"NULL".to_vec(), quoted_literal);
-    [b"pg_catalog.set_config(".as_slice(), &quoted_literal(name), b", ", &value, b", false)"].concat()
+    // The client's own encoding need not have what it has set in another.
+    let is_silent = if value.is_some_and(|value| !value.is_ascii()) { &b" IS NULL"[..] } else { b"" };
+    let value = value.map_or_else(|| b"NULL".to_vec(), literal);
+    [b"pg_catalog.set_config(".as_slice(), &literal(name), b", ", &value, b", false)", is_silent].concat()
+}
+
+/// An expression for these bytes of the database's encoding, in a text that any client encoding leaves as it is.
+fn literal(bytes: &[u8]) -> Vec<u8> {
+    if bytes.is_ascii() {
+        return quoted_literal(bytes);
+    }
+    let mut hex = Vec::with_capacity(bytes.len().saturating_mul(2));
+    for byte in bytes {
+        let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+        hex.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
+    [b"pg_catalog.convert_from(pg_catalog.decode('".as_slice(), &hex, b"', 'hex'), pg_catalog.getdatabaseencoding())"].concat()
 }
 
 #[cfg(test)]

@@ -168,6 +168,8 @@ pub fn body_length(side: Side, kind: u8, word: [u8; 4]) -> Result<u32, Malformed
         Side::Server => LARGE_MESSAGE.saturating_mul(2),
         Side::Client => match kind {
             b'Q' | b'P' | b'B' | b'F' | b'd' => LARGE_MESSAGE,
+            // Nothing is in them. Where a server finds something all the same it skips what comes next, up to a Sync; nobody could tell.
+            b'H' | b'S' if length > 4 => return Err(Malformed::Body),
             b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f' => SMALL_MESSAGE,
             _ => return Err(Malformed::Kind(kind)),
         },

@@ -68,6 +68,17 @@ impl Touched {
         self.is_doubtful |= other.is_doubtful;
         self.is_hidden |= other.is_hidden;
     }
+
+    /// The same without the names that are not `known`, for what has them is hidden then.
+    #[must_use]
+    pub fn as_of(mut self, known: impl Fn(&[u8]) -> bool) -> Self {
+        for names in [&mut self.set, &mut self.reset, &mut self.set_before, &mut self.reset_before] {
+            let before = names.len();
+            names.retain(|name| known(name));
+            self.is_hidden |= names.len() < before;
+        }
+        self
+    }
 }
 
 impl Touched {
