@@ -10,7 +10,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::frames::{bind, copy_data, execute, flush, parse, query};
+use harness::frames::{bind, close, copy_data, describe, execute, flush, parse, query, sync};
 use harness::{Faulty, PATIENCE, Postgres, Proxy, Wire, eventually, in_time};
 use tokio::time::Instant;
 
@@ -148,6 +148,29 @@ async fn e3_an_open_batch_of_a_client_that_has_gone_is_undone() {
         let mut next = house.next().await;
         assert_eq!(next.value("SELECT pg_backend_pid()").await, pid, "{how:?}");
         assert_eq!(next.value("SELECT balance FROM accounts").await, "100", "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn e3_what_the_statements_of_a_client_that_has_gone_were_to_be_told_the_next_is_not() {
+    let house = House::start().await;
+    for how in GOODBYES {
+        let mut client = house.client().await;
+        let pid = client.value("SELECT pg_backend_pid()").await;
+        // What comes behind the Query has answers of its own here, and an error that takes them back.
+        let behind = [close(b'S', "none"), parse("wrong", "SELEC", &[]), close(b'S', "none"), sync(), query("SELECT 1")].concat();
+        client.send(&[query("SELECT pg_sleep(60)"), behind].concat()).await;
+        house.runs("SELECT pg_sleep(60)").await;
+        house.take_leave(client, how).await;
+
+        let mut next = house.next().await;
+        // The proxy sees to it that no other's unnamed statement is there, which the client is to hear nothing of.
+        next.send(&[query("SELEC"), describe(b'S', ""), sync()].concat()).await;
+        for expected in [&b"EZ"[..], b"EZ"] {
+            let answer = next.until_ready().await;
+            assert_eq!(answer.iter().map(|frame| frame.tag).collect::<Vec<_>>(), expected, "{how:?}\n{}", next.transcript());
+        }
+        assert_eq!(next.value("SELECT pg_backend_pid()").await, pid, "{how:?}");
     }
 }
 

@@ -537,6 +537,7 @@ impl Relay<'_> {
             // Which of them the server has done is not known any more.
             state.dirty = true;
         }
+        state.owed.forget_notes();
         edit.put_by();
     }
 }

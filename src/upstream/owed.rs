@@ -195,6 +195,18 @@ impl Owed {
         std::mem::take(&mut self.dropped)
     }
 
+    /// Whoever has sent what is not answered yet has left, and its notes with it: nobody waits for a local answer, or asks what was dropped.
+    pub fn forget_notes(&mut self) {
+        self.dropped = 0;
+        for Run { part, count } in std::mem::take(&mut self.runs) {
+            match part {
+                Part::Local => {}
+                Part::Noted => self.push_many(Part::Extended, count),
+                part => self.push_many(part, count),
+            }
+        }
+    }
+
     /// A frame of this type came from the server; `status` is the byte that a ReadyForQuery carries.
     #[inline]
     pub fn received(&mut self, kind: u8, status: u8) -> Answer {
@@ -210,9 +222,14 @@ impl Owed {
 
     #[inline]
     fn push(&mut self, part: Part) {
+        self.push_many(part, 1);
+    }
+
+    #[inline]
+    fn push_many(&mut self, part: Part, count: u32) {
         match self.runs.back_mut() {
-            Some(run) if run.part == part => run.count = run.count.saturating_add(1),
-            _ => self.runs.push_back(Run { part, count: 1 }),
+            Some(run) if run.part == part => run.count = run.count.saturating_add(count),
+            _ => self.runs.push_back(Run { part, count }),
         }
     }
 

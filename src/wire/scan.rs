@@ -168,14 +168,16 @@ pub fn body_length(side: Side, kind: u8, word: [u8; 4]) -> Result<u32, Malformed
         Side::Server => LARGE_MESSAGE.saturating_mul(2),
         Side::Client => match kind {
             b'Q' | b'P' | b'B' | b'F' | b'd' => LARGE_MESSAGE,
-            // Nothing is in them. Where a server finds something all the same it skips what comes next, up to a Sync; nobody could tell.
-            b'H' | b'S' if length > 4 => return Err(Malformed::Body),
             b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f' => SMALL_MESSAGE,
             _ => return Err(Malformed::Kind(kind)),
         },
     };
     if length > most {
         return Err(Malformed::Length { kind, length });
+    }
+    if side == Side::Client && matches!(kind, b'H' | b'S') && length > 4 {
+        // A server that finds something in one skips what comes behind it, or not: that nobody can tell from outside.
+        return Err(Malformed::Body);
     }
     if kind == b'Z' && length != 5 {
         return Err(Malformed::Length { kind, length });
@@ -225,6 +227,10 @@ mod tests {
         let mut oversized = vec![b'S'];
         oversized.extend(10_001u32.to_be_bytes());
         assert_eq!(walk_all(Side::Client, &[&oversized]), Err(Malformed::Length { kind: b'S', length: 10_001 }));
+        for kind in [b'H', b'S'] {
+            assert_eq!(walk_all(Side::Client, &[&frame(kind, b"x")]), Err(Malformed::Body));
+            assert!(walk_all(Side::Server, &[&frame(kind, b"x")]).is_ok());
+        }
         let mut small = vec![b'Q'];
         small.extend(3u32.to_be_bytes());
         assert_eq!(walk_all(Side::Client, &[&small]), Err(Malformed::Length { kind: b'Q', length: 3 }));

@@ -203,7 +203,11 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
         // A Query behind a batch waits for its end.
-        let kinds: Vec<_> = kinds.into_iter().flat_map(|(kind, length)| if kind == b'Q' { vec![(b'S', 0), (kind, length)] } else { vec![(kind, length)] }).collect();
+        let kinds: Vec<_> = kinds.into_iter().flat_map(|(kind, length)| match kind {
+            b'Q' => vec![(b'S', 0), (kind, length)],
+            b'H' | b'S' => vec![(kind, 0)],
+            _ => vec![(kind, length)],
+        }).collect();
         let stream: Vec<u8> = kinds.iter().flat_map(|(kind, length)| {
             let body = if *kind == b'B' { [b"\0s\0".as_slice(), &vec![b'x'; *length]].concat() } else { vec![b'x'; *length] };
             frame(*kind, &body)

@@ -164,6 +164,27 @@ fn d4_an_error_drops_what_was_noted_behind_it() {
     assert!(owed.is_settled() && owed.take_dropped() == 0);
 }
 
+#[test]
+fn e3_what_a_client_that_has_left_had_noted_is_nobodys() {
+    let mut owed = Owed::default();
+    owed.answer_locally();
+    owed.sent_noted();
+    owed.sent(b'S');
+    owed.sent(b'Q');
+    owed.forget_notes();
+    assert_eq!(owed.received(b'E', 0), Answer::Passes, "nobody is to hear of it");
+    assert_eq!(owed.take_dropped(), 0);
+    owed.received(b'Z', b'I');
+    assert!(owed.owes(), "the Query behind it has not been dropped");
+    owed.received(b'Z', b'I');
+    assert!(owed.is_settled() && !owed.is_doubtful());
+
+    let mut owed = with_notes();
+    owed.received(b'E', 0);
+    owed.forget_notes();
+    assert_eq!(owed.take_dropped(), 0);
+}
+
 /// A server that answers as PostgreSQL does, its failures drawn from `luck`.
 #[derive(Default)]
 struct Model {
