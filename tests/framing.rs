@@ -78,6 +78,24 @@ async fn b1_an_unknown_type_of_message_ends_the_session_as_it_does_at_postgresql
 }
 
 #[tokio::test]
+async fn b1_who_ends_with_what_no_client_may_say_costs_no_server_connection() {
+    let pg = Postgres::start().await;
+    let proxy = Proxy::new(&pg).max_connections(1).start().await;
+    let pid = login(&proxy).await.value("SELECT pg_backend_pid()").await;
+    let batch = [parse("", "SELECT 1", &[]), bind("", "", &[]), execute("", 0)].concat();
+    let named = [parse("named", "SELECT 1", &[]), bind("", "named", &[]), execute("", 0)].concat();
+    for before in [query("SELECT 1"), query("BEGIN"), batch, named, query("SELECT 1; SELECT pg_sleep(60)")] {
+        for wrong in [message(b'!', b"whatever"), head(b'Q', 3), message(b'S', b"whatever")] {
+            let mut wire = login(&proxy).await;
+            wire.send(&[&before[..], &wrong].concat()).await;
+            wire.until_closed().await;
+            // What came before was sent on, and is put in order as that of any client that has gone.
+            assert_eq!(login(&proxy).await.value("SELECT pg_backend_pid()").await, pid, "{}", before.escape_ascii());
+        }
+    }
+}
+
+#[tokio::test]
 async fn b1_a_query_with_a_zero_in_its_text_is_refused_as_it_is_at_postgresql() {
     let golden = Golden::start().await;
     for text in [&b"SELECT 1\0SELECT 2\0"[..], b"SELECT 1", b"\0\0", b"SET pgweir.deadline_ms = 1\0 \0", b"LISTEN a\0; UNLISTEN *\0"] {

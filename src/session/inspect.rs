@@ -101,8 +101,8 @@ pub struct Turn {
 pub enum Verdict {
     /// Send so many bytes on; what is behind them is a message that is not whole, to be held back.
     Forward(usize),
-    /// Send so many bytes on; the client takes its leave behind them.
-    Terminate(usize),
+    /// Send so many bytes on; behind them the client takes its leave, or says what no client may.
+    End(usize, Option<Malformed>),
     /// Send so many bytes on; the message behind them is about a statement that this server does not know under that name, or not at all, or is to wait.
     Rewrite(usize),
 }
@@ -332,34 +332,34 @@ impl Inspector {
 
     /// Reads the next chunk of the client's stream. `sent` is told the type of each message that is to be sent on, in order. Of what the server discards no note is
     /// taken.
-    ///
-    /// # Errors
-    /// A message that no client may send.
     #[inline]
-    pub fn read(&mut self, chunk: &[u8], mut turn: Turn, mut sent: impl FnMut(u8)) -> Result<Verdict, Malformed> {
+    pub fn read(&mut self, chunk: &[u8], mut turn: Turn, mut sent: impl FnMut(u8)) -> Verdict {
         let mut at = self.stream(chunk);
         if !turn.owes {
             self.unnamed.settle();
         }
         loop {
             let rest = &chunk[at..];
-            let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() else { return Ok(Verdict::Forward(at)) };
-            let length = body_length(Side::Client, kind, [a, b, c, d])?;
+            let Some(&[kind, a, b, c, d]) = rest.first_chunk::<5>() else { return Verdict::Forward(at) };
+            let length = match body_length(Side::Client, kind, [a, b, c, d]) {
+                Ok(length) => length,
+                Err(malformed) => return Verdict::End(at, Some(malformed)),
+            };
             if kind == b'X' {
-                return Ok(Verdict::Terminate(at));
+                return Verdict::End(at, None);
             }
             let total = length as usize + 5;
             (self.in_batch, self.owes) = (turn.in_batch, turn.owes);
             turn.owes = true;
             match kind {
-                b'Q' | b'F' if turn.in_batch => return Ok(Verdict::Rewrite(at)),
+                b'Q' | b'F' if turn.in_batch => return Verdict::Rewrite(at),
                 b'S' => (turn.is_skipping, turn.in_batch) = (false, false),
                 b'P' | b'B' | b'D' | b'E' | b'C' => turn.in_batch = !turn.is_skipping,
                 _ => {}
             }
             if total <= rest.len() {
                 if !turn.is_skipping && !self.message(kind, &rest[5..total], true) {
-                    return Ok(Verdict::Rewrite(at));
+                    return Verdict::Rewrite(at);
                 }
                 if kind == b'P' && !turn.is_skipping && self.unnamed.stage() == Stage::Here {
                     self.remember = Some(Remember::Range(narrow(at + 6)..narrow(at + total)));
@@ -369,14 +369,14 @@ impl Inspector {
                 at += total;
             } else if rest.len() < total.min(self.awaited(kind, rest)) && kind != b'd' {
                 // What a large message is about must not depend on where its sender, or the network, has cut it.
-                return Ok(Verdict::Forward(at));
+                return Verdict::Forward(at);
             } else {
                 if !turn.is_skipping && !self.message(kind, &rest[5..], false) {
-                    return Ok(Verdict::Rewrite(at));
+                    return Verdict::Rewrite(at);
                 }
                 sent(kind);
                 self.left = u32::try_from(total - rest.len()).unwrap_or(u32::MAX);
-                return Ok(Verdict::Forward(chunk.len()));
+                return Verdict::Forward(chunk.len());
             }
         }
     }

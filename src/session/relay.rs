@@ -246,16 +246,16 @@ impl<'a> Relay<'a> {
 
     #[inline]
     pub(super) fn forward_as_it_is(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        match self.inspect(bytes)? {
+        match self.inspect(bytes) {
             Verdict::Forward(count) if count == bytes.len() => self.send_to_server(bytes),
             Verdict::Forward(count) => {
                 self.send_to_server(&bytes[..count])?;
                 self.client.held.extend_from_slice(&bytes[count..]);
                 Ok(())
             }
-            Verdict::Terminate(count) => {
+            Verdict::End(count, malformed) => {
                 self.send_to_server(&bytes[..count])?;
-                Err(Stop::Terminated)
+                Err(malformed.map_or(Stop::Terminated, Stop::Malformed))
             }
             Verdict::Rewrite(count) => self.forward_rewritten(bytes, count),
         }

@@ -66,16 +66,16 @@ impl Client {
 impl Relay<'_> {
     /// What the inspector says of a chunk of the client's; what it has learned of the client's statements is put down.
     #[inline]
-    pub(super) fn inspect(&mut self, bytes: &[u8]) -> Result<Verdict, Stop> {
+    pub(super) fn inspect(&mut self, bytes: &[u8]) -> Verdict {
         let owed = &mut self.lease.server_mut().state.owed;
         self.may_drop = self.may_drop && !owed.is_settled();
         let owes = owed.owes();
         let turn = Turn { is_skipping: owed.is_skipping(), in_batch: owes && owed.has_open_batch(), owes };
-        let verdict = self.inspector.read(bytes, turn, |kind| owed.sent(kind)).map_err(Stop::Malformed)?;
+        let verdict = self.inspector.read(bytes, turn, |kind| owed.sent(kind));
         if self.inspector.has_news() {
             self.heed_news(bytes);
         }
-        Ok(verdict)
+        verdict
     }
 
     fn heed_news(&mut self, bytes: &[u8]) {
@@ -153,16 +153,16 @@ impl Relay<'_> {
                 return Ok(());
             }
             rest = &rest[done..];
-            match self.inspect(rest)? {
+            match self.inspect(rest) {
                 Verdict::Rewrite(count) => plain = count,
                 Verdict::Forward(count) => {
                     out.extend_from_slice(&rest[..count]);
                     self.client.held.extend_from_slice(&rest[count..]);
                     return Ok(());
                 }
-                Verdict::Terminate(count) => {
+                Verdict::End(count, malformed) => {
                     out.extend_from_slice(&rest[..count]);
-                    return Err(Stop::Terminated);
+                    return Err(malformed.map_or(Stop::Terminated, Stop::Malformed));
                 }
             }
         }

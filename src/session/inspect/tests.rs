@@ -28,7 +28,7 @@ fn sync() -> Vec<u8> {
 
 fn read(inspector: &mut Inspector, messages: &[Vec<u8>]) -> (Verdict, String) {
     let mut sent = String::new();
-    let verdict = inspector.read(&messages.concat(), Turn::default(), |kind| sent.push(char::from(kind))).unwrap();
+    let verdict = inspector.read(&messages.concat(), Turn::default(), |kind| sent.push(char::from(kind)));
     (verdict, sent)
 }
 
@@ -140,7 +140,14 @@ fn c10_an_unnamed_statement_of_another_batch_is_remembered_or_pins() {
 fn a_terminate_is_not_sent_on() {
     let first = query("SELECT 1");
     let verdict = read(&mut Inspector::default(), &[first.clone(), frame(b'X', b""), query("SELECT 2")]);
-    assert_eq!(verdict, (Verdict::Terminate(first.len()), "Q".to_owned()));
+    assert_eq!(verdict, (Verdict::End(first.len(), None), "Q".to_owned()));
+}
+
+#[test]
+fn what_comes_before_what_no_client_may_say_is_sent_on() {
+    let first = query("SELECT 1");
+    let verdict = read(&mut Inspector::default(), &[first.clone(), frame(b'!', b""), query("SELECT 2")]);
+    assert_eq!(verdict, (Verdict::End(first.len(), Some(Malformed::Kind(b'!'))), "Q".to_owned()));
 }
 
 #[test]
@@ -167,7 +174,7 @@ fn c2_a_query_behind_a_batch_waits_and_what_is_discarded_leaves_nothing() {
         let behind = batch[2..].concat();
         let mut sent = String::new();
         let skipping = Turn { is_skipping: true, ..Turn::default() };
-        let verdict = inspector.read(&behind, skipping, |kind| sent.push(char::from(kind))).unwrap();
+        let verdict = inspector.read(&behind, skipping, |kind| sent.push(char::from(kind)));
         assert_eq!((verdict, sent.as_str()), (Verdict::Forward(behind.len()), "QSQ"));
         assert_eq!(inspector.pin(), None, "the server has not listened");
         assert_eq!(read(&mut inspector, &batch[2..3]), (Verdict::Forward(batch[2].len()), "Q".to_owned()));
@@ -186,14 +193,14 @@ fn d5_what_may_be_discarded_is_noted_and_what_may_be_anothers_is_waited_for() {
     let (parse, bind) = (parse("", "SELECT 1"), bind(""));
     let turn = Turn { owes: true, ..Turn::default() };
     assert_eq!(read(&mut inspector, &[parse.clone(), bind.clone(), sync()]).1, "PBS");
-    assert_eq!(inspector.read(&bind, turn, |_| ()).unwrap(), Verdict::Rewrite(0), "it may have failed");
+    assert_eq!(inspector.read(&bind, turn, |_| ()), Verdict::Rewrite(0), "it may have failed");
     assert!(inspector.unnamed().is_in_doubt(b'B', &bind[5..]));
     inspector.unnamed().parsed();
-    assert_eq!(inspector.read(&bind, turn, |_| ()).unwrap(), Verdict::Forward(bind.len()));
+    assert_eq!(inspector.read(&bind, turn, |_| ()), Verdict::Forward(bind.len()));
     let mut inspector = Inspector::new(true);
     read(&mut inspector, &[parse, sync()]);
     assert!(inspector.failed(), "there is none");
-    assert_eq!(inspector.read(&bind, Turn::default(), |_| ()).unwrap(), Verdict::Rewrite(0));
+    assert_eq!(inspector.read(&bind, Turn::default(), |_| ()), Verdict::Rewrite(0));
 }
 
 proptest! {
@@ -217,7 +224,7 @@ proptest! {
         let (mut inspector, mut held, mut sent, mut forwarded) = (Inspector::new(false), Vec::new(), Vec::new(), Vec::new());
         for edge in edges.windows(2) {
             held.extend_from_slice(&stream[edge[0]..edge[1]]);
-            match inspector.read(&held, Turn::default(), |kind| sent.push(kind)).unwrap() {
+            match inspector.read(&held, Turn::default(), |kind| sent.push(kind)) {
                 Verdict::Forward(count) => forwarded.extend(held.drain(..count)),
                 other => prop_assert!(false, "unexpected {other:?}"),
             }
@@ -230,7 +237,7 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
         let (a, b) = bytes.split_at(cut.index(bytes.len() + 1));
         let mut inspector = Inspector::default();
-        if inspector.read(a, Turn::default(), |_| ()).is_ok() {
+        if !matches!(inspector.read(a, Turn::default(), |_| ()), Verdict::End(..)) {
             let _ = inspector.read(b, Turn::default(), |_| ());
         }
     }

@@ -208,7 +208,7 @@ impl Proxy {
         prepared.next_turn();
         self.may_drop &= !owed.is_settled();
         let turn = Turn { is_skipping: owed.is_skipping(), in_batch: owed.has_open_batch() && owed.owes(), owes: owed.owes() };
-        let verdict = inspector.read(message, turn, |kind| owed.sent(kind)).unwrap();
+        let verdict = inspector.read(message, turn, |kind| owed.sent(kind));
         self.may_drop |= inspector.take_drops();
         if verdict == Verdict::Forward(message.len()) {
             inbox.push_back(message.to_vec());
