@@ -100,12 +100,12 @@ const STEPS: &[(usize, &[u8])] = &[
 
 #[tokio::test]
 async fn i1_what_is_set_in_one_encoding_follows_its_client_among_those_of_others() {
-    same(("app", OF_UNICODE), STEPS).await;
+    Box::pin(same(("app", OF_UNICODE), STEPS)).await;
 }
 
 #[tokio::test]
 async fn i1_what_is_set_in_one_encoding_follows_its_client_where_the_databases_is_another() {
-    same(("latin", ["LATIN1", "UTF8", "LATIN1"]), STEPS).await;
+    Box::pin(same(("latin", ["LATIN1", "UTF8", "LATIN1"]), STEPS)).await;
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn i1_settings_whose_names_are_not_ascii_are_their_clients_or_nobodys() {
         (1, "RESET \"café.x\"".as_bytes()),
         (1, "SHOW \"café.x\"".as_bytes()),
     ];
-    same(("app", OF_UNICODE), steps).await;
+    Box::pin(same(("app", OF_UNICODE), steps)).await;
 
     let pg = Postgres::start().await;
     let proxy = Proxy::new(&pg).max_connections(1).start().await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
-use harness::frames::{self, bind, copy_data, copy_done, describe, execute, message, parse, query, server, sync};
+use harness::frames::{self, bind, close, copy_data, copy_done, describe, execute, message, parse, query, server, sync};
 use harness::{Faulty, Golden, PATIENCE, Postgres, Proxy, Script, Way, Wire, eventually, in_time, ping};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -74,6 +74,35 @@ async fn b1_an_unknown_type_of_message_ends_the_session_as_it_does_at_postgresql
                 wire.until_closed().await;
             })
             .await;
+    }
+}
+
+#[tokio::test]
+async fn b1_who_says_a_message_that_is_cut_short_in_itself_goes_on_or_hears_why_not() {
+    let pg = Postgres::start().await;
+    let whole = [parse("x", "SELECT 1", &[]), bind("", "", &[]), describe(b'S', "x"), execute("", 0), close(b'S', "x"), query("SELECT 1")];
+    for mode in ["transaction", "session", "statement"] {
+        let proxy = Proxy::new(&pg).max_connections(1).pool_mode(mode).start().await;
+        for (kind, body) in whole.iter().map(|message| (message[0], &message[5..])) {
+            for length in 0..body.len() {
+                let mut wire = login(&proxy).await;
+                wire.send(&[parse("", "SELECT 2", &[]), message(kind, &body[..length]), sync()].concat()).await;
+                let (mut last, mut has_asked) = (None, false);
+                while let Ok(Some(frame)) = wire.try_read().await {
+                    let is_end = frame.tag == b'D' && frame.values()[0].as_deref() == Some(b"the end");
+                    if frame.tag == b'Z' && !std::mem::replace(&mut has_asked, true) {
+                        wire.send(&query("SELECT 'the end'")).await;
+                    }
+                    last = Some(frame);
+                    if is_end {
+                        break;
+                    }
+                }
+                let last = last.expect("an answer");
+                let is_said = last.tag == b'E' && harness::ServerError::read(&last.body).code() == "08P01";
+                assert!(last.tag == b'D' || is_said, "{mode}, {} {length}\n{}", char::from(kind), wire.transcript());
+            }
+        }
     }
 }
 

@@ -361,7 +361,7 @@ impl Inspector {
                 if !turn.is_skipping && !self.message(kind, &rest[5..total], true) {
                     return Verdict::Rewrite(at);
                 }
-                if kind == b'P' && !turn.is_skipping && self.unnamed.stage() == Stage::Here {
+                if (kind, rest[..total].get(5)) == (b'P', Some(&0)) && !turn.is_skipping && self.unnamed.stage() == Stage::Here {
                     self.remember = Some(Remember::Range(narrow(at + 6)..narrow(at + total)));
                     self.remembers = true;
                 }

@@ -137,6 +137,15 @@ fn c10_an_unnamed_statement_of_another_batch_is_remembered_or_pins() {
 }
 
 #[test]
+fn only_an_unnamed_parse_is_what_the_unnamed_statement_is_from_now_on() {
+    for other in [frame(b'P', b""), parse("named", "SELECT 2")] {
+        let mut inspector = Inspector::new(false);
+        read(&mut inspector, &[parse("", "SELECT 1"), other, frame(b'E', b"\0\0\0\0\0")]);
+        assert_eq!(inspector.take_remember(), Some(Remember::Range(6..17)));
+    }
+}
+
+#[test]
 fn a_terminate_is_not_sent_on() {
     let first = query("SELECT 1");
     let verdict = read(&mut Inspector::default(), &[first.clone(), frame(b'X', b""), query("SELECT 2")]);
