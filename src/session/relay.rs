@@ -459,7 +459,7 @@ impl<'a> Relay<'a> {
         let functions = &self.client.watch.pool.functions;
         let only_listens = || self.inspector.pin().is_some();
         if self.inspector.wants_examination()
-            || self.ears.is_some()
+            || self.client.channels.is_some()
             || self.pinned.is_none() && (only_listens() || functions.is_due(self.version, self.began))
         {
             return Err(Stop::Examine);

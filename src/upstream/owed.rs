@@ -198,6 +198,9 @@ impl Owed {
     /// Whoever has sent what is not answered yet has left, and its notes with it: nobody waits for a local answer, or asks what was dropped.
     pub fn forget_notes(&mut self) {
         self.dropped = 0;
+        if !self.runs.iter().any(|run| matches!(run.part, Part::Noted | Part::Local)) {
+            return;
+        }
         for Run { part, count } in std::mem::take(&mut self.runs) {
             match part {
                 Part::Local => {}
